@@ -1,0 +1,74 @@
+//! Keys of objects: `landing/{pipeline}/{job}/{file}` for what came in,
+//! `jobs/{job}/{name}` for what was made of it (report.json, rejects.csv, artifacts).
+
+use std::fmt;
+
+use tidemill_jobs::JobId;
+use tidemill_pipelines::PipelineName;
+
+/// Longest file name kept in a key, in bytes.
+const FILE_NAME_BYTES_MAX: usize = 120;
+
+/// A key that this version made: safe on every store, no `..`, no control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct ObjectKey(String);
+
+impl ObjectKey {
+    /// The object of an upload. Of the sender's file name only letters, digits, `.`, `-` and `_` are kept.
+    pub fn landing(pipeline: &PipelineName, job: JobId, file_name: Option<&str>) -> Self {
+        let mut name: String = file_name
+            .and_then(|name| name.rsplit(['/', '\\']).next())
+            .unwrap_or("")
+            .chars()
+            .map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' })
+            .take(FILE_NAME_BYTES_MAX)
+            .collect();
+        if name.trim_matches('.').is_empty() {
+            name = "upload".to_owned();
+        }
+        Self(format!("landing/{pipeline}/{job}/{name}"))
+    }
+
+    /// Something made of a job: `report.json`, `rejects.csv`.
+    pub fn artifact(job: JobId, name: &str) -> Self {
+        Self(format!("jobs/{job}/{name}"))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// The key as object_store's own type.
+    pub fn path(&self) -> object_store::path::Path {
+        object_store::path::Path::from(self.0.as_str())
+    }
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hostile_file_name_stays_inside_its_job() {
+        let pipeline: PipelineName = "sales".parse().unwrap();
+        let job = JobId::new();
+        for (name, end) in [
+            ("../../etc/passwd", "passwd"),
+            ("..", "upload"),
+            ("a b\u{0}.csv", "a_b_.csv"),
+            ("", "upload"),
+            ("C:\\x\\y.csv", "y.csv"),
+        ] {
+            let key = ObjectKey::landing(&pipeline, job, Some(name));
+            assert_eq!(key.as_str(), format!("landing/sales/{job}/{end}"));
+            assert_eq!(key.path().as_ref(), key.as_str());
+        }
+    }
+}

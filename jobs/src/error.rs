@@ -1,0 +1,75 @@
+//! What may go wrong with jobs and events.
+
+use tidemill_pipelines::{Blame, Retry};
+
+/// Short for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of the job store, the relay or the event log.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The database of jobs refused or did not answer.
+    #[error("failed to {action} in the job database")]
+    Database {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        #[source]
+        source: sqlx::Error,
+    },
+    /// The schema could not be brought up to date.
+    #[error("failed to migrate the job database")]
+    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The broker refused or did not answer.
+    #[error("failed to {action} on the event log: {message}")]
+    Log {
+        /// What was tried.
+        action: &'static str,
+        /// What the broker or its client said.
+        message: String,
+        /// Whether it may pass.
+        retry: Retry,
+    },
+    /// A row or an event holds what this version does not understand.
+    #[error("failed to read {what}: {message}")]
+    Malformed {
+        /// What was read.
+        what: &'static str,
+        /// Why it makes no sense.
+        message: String,
+    },
+    /// The same Idempotency-Key came before with other content.
+    #[error("idempotency key `{key}` was used before with other content")]
+    IdempotencyConflict {
+        /// The key as sent.
+        key: String,
+    },
+    /// The job's state does not allow this change.
+    #[error("job is {status}, so it cannot be {change}")]
+    NotAllowed {
+        /// The status it has.
+        status: &'static str,
+        /// What was asked: `retried`, `cancelled`.
+        change: &'static str,
+    },
+}
+
+impl Error {
+    /// Whose fault it is.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Error::Database { .. } | Error::Log { .. } => Blame::World,
+            Error::Migrate(_) | Error::Malformed { .. } => Blame::Operator,
+            Error::IdempotencyConflict { .. } | Error::NotAllowed { .. } => Blame::Sender,
+        }
+    }
+
+    /// Whether to try again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Error::Database { .. } => Retry::Later,
+            Error::Log { retry, .. } => *retry,
+            _ => Retry::Never,
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! Events: CloudEvents 1.0 in structured JSON, `tidemill.landed` and `tidemill.finished`.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tidemill_pipelines::PipelineName;
+
+use crate::{Error, Job, JobId, Result};
+
+/// The envelope, <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Always `1.0`.
+    pub specversion: String,
+    /// Unique for each event.
+    pub id: String,
+    /// `/tidemill/pipelines/{pipeline}`.
+    pub source: String,
+    /// The job's id.
+    pub subject: String,
+    /// When the outbox row was written.
+    pub time: DateTime<Utc>,
+    /// Always `application/json`.
+    pub datacontenttype: String,
+    /// Type and data.
+    #[serde(flatten)]
+    pub kind: EventKind,
+}
+
+/// What happened.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data")]
+pub enum EventKind {
+    /// A job waits to be claimed.
+    #[serde(rename = "tidemill.landed")]
+    Landed(LandedData),
+    /// A job ended.
+    #[serde(rename = "tidemill.finished")]
+    Finished(Box<FinishedData>),
+}
+
+/// What a processor needs to try a claim.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LandedData {
+    /// The job.
+    pub job_id: JobId,
+    /// Its pipeline.
+    pub pipeline: PipelineName,
+}
+
+/// What a notifier tells.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FinishedData {
+    /// The job as it ended.
+    pub job: Job,
+    /// The first rejects, for the message: at most [`FinishedData::REJECTS_MAX`].
+    pub rejects: Vec<RejectSample>,
+}
+
+/// One reject in a message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectSample {
+    /// 1-based line of the file on which the record begins.
+    pub line: u64,
+    /// The column, when one is at fault.
+    pub column: Option<String>,
+    /// The reason as a stable word.
+    pub code: String,
+    /// The reason for people.
+    pub message: String,
+}
+
+impl FinishedData {
+    /// How many rejects an event carries at most.
+    pub const REJECTS_MAX: usize = 10;
+}
+
+impl Event {
+    /// Reads an event from the bytes of a record of the log.
+    pub fn from_json(payload: &[u8]) -> Result<Self> {
+        serde_json::from_slice(payload).map_err(|error| Error::Malformed {
+            what: "an event",
+            message: error.to_string(),
+        })
+    }
+}

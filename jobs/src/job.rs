@@ -1,0 +1,121 @@
+//! A job: one unit of work over one or more objects, as the job table and the API show it.
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use tidemill_pipelines::{Blame, PipelineName};
+use uuid::Uuid;
+
+/// Identifies a job everywhere: API, logs, events, object keys, ledger. A UUID of version 7 (sorts by time).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct JobId(Uuid);
+
+impl JobId {
+    /// A new id, later than all made before by this process.
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+impl Default for JobId {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Display for JobId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl FromStr for JobId {
+    type Err = uuid::Error;
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        text.parse().map(Self)
+    }
+}
+
+/// Where a job is in its life: `queued → processing → success or failed → downloaded`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum JobStatus {
+    /// Waits for a processor.
+    Queued,
+    /// A processor works on it.
+    Processing,
+    /// All is written.
+    Success,
+    /// Nothing is written, `error` says why.
+    Failed,
+    /// Its report was collected.
+    Downloaded,
+}
+
+/// What became of the records of a job: `records_in = used + rejected + filtered`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// Records found in the objects, without header records.
+    pub records_in: u64,
+    /// Rows in the sink's commit (what the steps made of the used records).
+    pub records_written: u64,
+    /// Records refused, each with a reject.
+    pub records_rejected: u64,
+    /// Records that the steps dropped or merged: those that came in, were not refused, and have no row of their own.
+    pub records_filtered: u64,
+}
+
+/// Why a job failed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JobError {
+    /// A stable word, such as `over_error_budget`, `no_records`, `timed_out`.
+    pub code: String,
+    /// For people.
+    pub message: String,
+    /// Whose fault it is.
+    pub blame: Blame,
+}
+
+/// A job as stored and as the API shows it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub job_id: JobId,
+    /// The pipeline that it runs.
+    pub pipeline: PipelineName,
+    /// The version of the pipeline file at its first claim.
+    pub pipeline_version: Option<String>,
+    /// Where it is in its life.
+    pub status: JobStatus,
+    /// How often it was put back after a first attempt.
+    pub retries: u32,
+    /// When it landed.
+    pub created_at: DateTime<Utc>,
+    /// When its last attempt began.
+    pub started_at: Option<DateTime<Utc>>,
+    /// When it ended.
+    pub finished_at: Option<DateTime<Utc>>,
+    /// Keys of its objects.
+    pub files_to_process: Vec<String>,
+    /// The sender's name for the file.
+    pub file_name: Option<String>,
+    /// Bytes of all its objects.
+    pub size_bytes: u64,
+    /// SHA-256 of the bytes, 64 hex digits.
+    pub content_sha256: String,
+    /// Key of the report object, once it ended.
+    pub report_file_path: Option<String>,
+    /// The user who sent it.
+    pub sender: String,
+    /// What became of its records.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Why it failed.
+    pub error: Option<JobError>,
+    /// Raised by each claim; fences older attempts.
+    #[serde(skip_serializing, default)]
+    pub attempt: u32,
+}

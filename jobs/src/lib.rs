@@ -1,0 +1,18 @@
+//! Jobs: what work there is and who hears of it.
+//!
+//! The job table is the truth, the broker is the transport. [`life`] says how a job may change (pure),
+//! [`JobStore`] holds jobs and the outbox, [`Relay`] publishes the outbox, [`EventLog`] carries events
+//! (Apache Kafka or the embedded log), [`Sweeper`] puts back what was left behind.
+
+mod error;
+mod event;
+mod job;
+pub mod life;
+mod log;
+mod store;
+
+pub use error::{Error, Result};
+pub use event::{Event, EventKind, FinishedData, LandedData, RejectSample};
+pub use job::{Counts, Job, JobError, JobId, JobStatus};
+pub use log::{EventLog, PartitionLag, Record, Subscription, Topic};
+pub use store::{Claim, JobFilter, JobPage, Landed, NewJob, Outcome};

@@ -1,0 +1,1 @@
+//! The life of a job: pure rules, tested as tables of cases.

@@ -1,0 +1,100 @@
+//! Names of pipelines, tables and columns, parsed once at the edge into types.
+//!
+//! A name is safe to be part of an object key, a metric label and, quoted, of an SQL statement.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest name in bytes; MySQL allows identifiers of 64 characters, and suffixes are added to some.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// Why a text is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("`{text}` is not a {what} name: use 1 to {NAME_BYTES_MAX} of {allowed}, not starting with a digit")]
+pub struct NameError {
+    text: String,
+    what: &'static str,
+    allowed: &'static str,
+}
+
+macro_rules! name {
+    ($(#[$doc:meta])* $type:ident, $what:literal, $allowed:literal, $ok:expr) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $type(String);
+
+        impl $type {
+            /// The name as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl FromStr for $type {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                let ok: fn(u8) -> bool = $ok;
+                let good = !text.is_empty()
+                    && text.len() <= NAME_BYTES_MAX
+                    && !text.as_bytes()[0].is_ascii_digit()
+                    && text.bytes().all(ok);
+                if good {
+                    Ok(Self(text.to_owned()))
+                } else {
+                    let text = text.chars().take(80).collect();
+                    Err(NameError { text, what: $what, allowed: $allowed })
+                }
+            }
+        }
+
+        impl TryFrom<String> for $type {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                text.parse()
+            }
+        }
+
+        impl From<$type> for String {
+            fn from(name: $type) -> String {
+                name.0
+            }
+        }
+
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+    };
+}
+
+name!(
+    /// The name of a pipeline; also the stem of its file.
+    PipelineName, "pipeline", "a-z, 0-9 and _", |b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'_')
+);
+name!(
+    /// The name of a table in a sink.
+    TableName, "table", "a-z, A-Z, 0-9 and _", |b| b.is_ascii_alphanumeric() || b == b'_'
+);
+name!(
+    /// The name of a column of the input or of a sink's table.
+    ColumnName, "column", "a-z, A-Z, 0-9 and _", |b| b.is_ascii_alphanumeric() || b == b'_'
+);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_refused_with_what_to_write() {
+        for bad in ["", "1st", "a-b", "a b", "é", "A"] {
+            let error = bad.parse::<PipelineName>().unwrap_err().to_string();
+            assert!(error.contains("use 1 to 63 of a-z"), "{error}");
+        }
+        assert!("x".repeat(64).parse::<TableName>().is_err());
+        assert_eq!("Hired_1".parse::<TableName>().unwrap().as_str(), "Hired_1");
+    }
+}

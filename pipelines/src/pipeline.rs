@@ -1,0 +1,208 @@
+//! The domain of a pipeline: what the rest of Tidemill works with. It cannot be wrong in shape.
+
+use crate::{Column, ColumnName, PipelineName, TableName};
+
+/// One pipeline file, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pipeline {
+    /// Its name; unique in a folder of pipelines.
+    pub name: PipelineName,
+    /// For people.
+    pub description: String,
+    /// First 16 hex digits of the SHA-256 of the file's text: a job keeps the version of its first claim.
+    pub version: String,
+    /// The file's text, kept so that a retry runs what the first attempt ran.
+    pub text: String,
+    /// Where the data comes from.
+    pub source: Source,
+    /// How the bytes are read.
+    pub format: Format,
+    /// Columns of the table `input`, at least one.
+    pub columns: Vec<Column>,
+    /// How many rejects are borne.
+    pub rejects: ErrorBudget,
+    /// In order; each sees what came before as the table `input`.
+    pub steps: Vec<Step>,
+    /// At least one.
+    pub sinks: Vec<SinkSpec>,
+    /// Who hears of the end of a job.
+    pub notify: Vec<Notice>,
+}
+
+/// Where data comes from.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Source {
+    /// Files uploaded over HTTP.
+    Upload(UploadSource),
+}
+
+/// Limits of uploads.
+#[derive(Debug, Clone, PartialEq)]
+pub struct UploadSource {
+    /// Largest body in bytes; default 1 GiB.
+    pub max_size_bytes: u64,
+    /// What an upload with the same content as an earlier one of this pipeline gets.
+    pub duplicates: Duplicates,
+    /// Whether a file without records is a success; default false: it fails with code `no_records`.
+    pub allow_empty: bool,
+}
+
+/// What is done about a file whose content was uploaded before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Duplicates {
+    /// Answer with the first job that has not failed (the default).
+    First,
+    /// Make a new job.
+    Accept,
+}
+
+/// How bytes become records.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Format {
+    /// Delimited text.
+    Csv(CsvFormat),
+}
+
+/// The dialect of a delimited text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CsvFormat {
+    /// Whether the first record names the columns; default [`Header::Names`].
+    pub header: Header,
+    /// One ASCII byte; default `,`.
+    pub delimiter: u8,
+    /// One ASCII byte, doubled inside a quoted field; `None` when nothing is quoted; default `"`.
+    pub quote: Option<u8>,
+    /// Unquoted texts that mean a missing value; default `[""]`.
+    pub null: Vec<String>,
+    /// Take white space (space, tab) off both ends of unquoted fields; default false.
+    pub trim: bool,
+}
+
+/// What the first record of a CSV file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Header {
+    /// Names: columns are found by name, in any order; a missing or unknown name fails the file.
+    Names,
+    /// Data: columns are taken in the order of the pipeline file.
+    None,
+}
+
+/// How many rejects a job bears before [`Then`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ErrorBudget {
+    /// The budget; default 10%.
+    pub tolerate: Tolerance,
+    /// What happens over the budget; default abort.
+    pub then: Then,
+}
+
+/// A share or a number of records.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Tolerance {
+    /// Percent of the records in, 0 to 100.
+    Percent(f64),
+    /// A number of records.
+    Records(u64),
+}
+
+/// What happens to a job that is over its error budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Then {
+    /// The job fails and nothing is written.
+    Abort,
+    /// The good records are written; the report says that the budget was exceeded.
+    Continue,
+}
+
+/// One step over what came before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// A condition that every row must meet.
+    Check(Check),
+    /// One SELECT; its result is the next `input`.
+    Sql(String),
+}
+
+/// A named condition.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// Its name, the code of the rejects it makes.
+    pub name: ColumnName,
+    /// An SQL expression of type boolean over the columns of `input`; null counts as not met.
+    pub condition: String,
+    /// What a row that does not meet it gets.
+    pub otherwise: CheckElse,
+}
+
+/// What happens to a row that does not meet a check.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CheckElse {
+    /// The record becomes a reject; only before the first SQL step, where a row still is a record.
+    Reject,
+    /// The job fails.
+    Fail,
+}
+
+/// Where results go.
+#[derive(Debug, Clone, PartialEq)]
+pub enum SinkSpec {
+    /// A table of the database of the settings.
+    Table(TableSink),
+}
+
+/// A table and how rows go into it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSink {
+    /// The table's name.
+    pub name: TableName,
+    /// How rows go in.
+    pub mode: Mode,
+    /// The primary key, for upsert never empty; made when the table is created.
+    pub key: Vec<ColumnName>,
+}
+
+/// How rows go into a table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Insert; a row with a key that is already there fails the job.
+    Append,
+    /// Insert, or replace the columns of the row with the same key.
+    Upsert,
+    /// The table holds exactly the rows of the last job.
+    Replace,
+}
+
+/// A message to people or programs about the end of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Notice {
+    /// On which ends.
+    pub on: NoticeOn,
+    /// To whom.
+    pub target: NoticeTarget,
+}
+
+/// The ends of a job on which a notice is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NoticeOn {
+    /// When the job succeeded.
+    pub success: bool,
+    /// When the job failed.
+    pub failed: bool,
+}
+
+/// Who is told.
+#[derive(Debug, Clone, PartialEq)]
+pub enum NoticeTarget {
+    /// Addresses; each may be a minijinja template over the job, such as `{{ sender }}`.
+    Email {
+        /// At least one.
+        to: Vec<String>,
+    },
+    /// A POST of the finished event as JSON.
+    Webhook {
+        /// An http or https URL.
+        url: String,
+        /// Name of the secret in the settings that signs the body (HMAC-SHA-256).
+        secret: Option<String>,
+    },
+}

@@ -1,0 +1,66 @@
+//! Decode: bytes of a delimited text into Arrow batches of the declared types; what is wrong becomes a reject.
+//!
+//! The caller feeds chunks as they come; each record ends up in exactly one place: in a batch or in a reject.
+
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+
+/// Where a record stood in the object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin {
+    /// 1-based line on which the record begins.
+    pub line: u64,
+    /// Byte range in the object: from the record's first byte to before its line end.
+    pub byte_start: u64,
+    /// End of the range, exclusive.
+    pub byte_end: u64,
+}
+
+/// Records that decoded well, with where each one stood.
+pub struct Decoded {
+    /// One column for each column of the pipeline, in its order.
+    pub batch: RecordBatch,
+    /// One for each row.
+    pub origins: Vec<Origin>,
+    /// The bytes of these records, for rejects that checks make later: `raw[origin.byte_start - raw_start..]`.
+    pub raw: Bytes,
+    /// Offset in the object of the first byte of `raw`.
+    pub raw_start: u64,
+}
+
+/// What is wrong with one field, or with the record as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct RejectProblem {
+    /// The column's name, when one is at fault.
+    pub column: Option<String>,
+    /// A stable word: `width`, `required`, `type`, `range`, `length`, `quote`, `encoding`, `nul`,
+    /// `record_too_long`, `reference`, or the name of a check.
+    pub code: String,
+    /// For people: what was found and what was expected.
+    pub message: String,
+}
+
+/// A refused record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reject {
+    /// Where it stood.
+    pub origin: Origin,
+    /// `decode` or `check`.
+    pub stage: &'static str,
+    /// At least one; the first is the one told first.
+    pub problems: Vec<RejectProblem>,
+    /// The record's bytes, cut at the limit of the settings.
+    pub raw: Bytes,
+}
+
+/// Takes what the decoder makes, in the order of the file within each kind.
+pub trait DecodeOutput {
+    /// A batch of good records. An error stops the decoding.
+    fn batch(&mut self, decoded: Decoded) -> Result<(), Stopped>;
+    /// A refused record.
+    fn reject(&mut self, reject: Reject) -> Result<(), Stopped>;
+}
+
+/// The consumer wants no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped;

@@ -1,0 +1,129 @@
+//! What a database sink does: tables made to a plan, rows delivered exactly once, the ledger, and scans.
+//!
+//! The contract of a delivery. Before an attempt writes, it raises the fence of its job (its own short
+//! transaction); an older attempt finds the fence higher than itself when it commits, and is rolled back.
+//! Rows and the ledger row commit in one transaction; the ledger's unique key (job, sink, chunk) drops a
+//! doubled delivery. When the answer to COMMIT is lost, the ledger is read: it is the truth.
+
+use arrow::datatypes::{DataType, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use chrono::{DateTime, Utc};
+use futures::stream::BoxStream;
+use tidemill_pipelines::{ColumnName, Mode, TableName};
+
+use crate::Result;
+
+/// A table as a pipeline needs it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TablePlan {
+    /// Its name.
+    pub table: TableName,
+    /// Its columns in the order of the rows; at least one.
+    pub columns: Vec<TableColumn>,
+    /// The primary key; may be empty but for upsert.
+    pub key: Vec<ColumnName>,
+    /// How rows go in.
+    pub mode: Mode,
+}
+
+/// A column of a planned table.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TableColumn {
+    /// Its name.
+    pub name: ColumnName,
+    /// One of Int64, Float64, Decimal128, Boolean, Utf8, Date32, Timestamp(Microsecond, "UTC"). The planner
+    /// (processor) casts what SQL makes beyond these (Int32, Utf8View, …) before delivery.
+    pub kind: DataType,
+    /// Whether nulls are stored.
+    pub nullable: bool,
+    /// For Utf8: longest value in characters, when it is known.
+    pub max_length: Option<u32>,
+}
+
+/// What stands in the database for a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub enum TableState {
+    /// There is no such table; this statement would make it.
+    Missing {
+        /// The CREATE TABLE statement.
+        ddl: String,
+    },
+    /// It is there and fits.
+    Fits,
+    /// It is there and does not fit.
+    Differs(Vec<String>),
+}
+
+/// Names one commit: unique in the ledger but for the attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommitKey {
+    /// The job's id.
+    pub job_id: String,
+    /// The sink within the pipeline: the table's name.
+    pub sink: String,
+    /// 0-based; a file that is written whole has chunk 0 only.
+    pub chunk: u32,
+    /// The attempt of the claim.
+    pub attempt: u32,
+}
+
+/// One row of the ledger: one commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerRow {
+    /// Which commit.
+    pub key: CommitKey,
+    /// The table written.
+    pub table: String,
+    /// Rows delivered in the commit.
+    pub rows: u64,
+    /// When it was written, by the database's clock, UTC.
+    pub committed_at: DateTime<Utc>,
+}
+
+/// What opening a delivery found.
+pub enum Opened {
+    /// This commit is in the ledger already: there is nothing to write.
+    Committed(LedgerRow),
+    /// Write rows, then commit.
+    Delivery(Box<dyn Delivery>),
+}
+
+/// A database with tables and a ledger: MySQL or SQLite. The tables `tidemill_ledger` and
+/// `tidemill_fence` are its own.
+#[async_trait]
+pub trait Sink: Send + Sync {
+    /// Makes ledger and fence when they are missing. Safe to repeat, and at the same time by several.
+    async fn migrate(&self) -> Result<()>;
+    /// Compares a plan with what stands there. Changes nothing.
+    async fn inspect(&self, plan: &TablePlan) -> Result<TableState>;
+    /// Makes the table when it is missing; refuses one of another shape with [`crate::Error::Shape`].
+    async fn ensure(&self, plan: &TablePlan) -> Result<()>;
+    /// Raises the fence, looks into the ledger, begins a transaction.
+    async fn open(&self, plan: &TablePlan, key: &CommitKey) -> Result<Opened>;
+    /// The commits of a job, by sink and chunk.
+    async fn ledger(&self, job_id: &str) -> Result<Vec<LedgerRow>>;
+    /// The tables there are (without Tidemill's own), with their columns as Arrow fields.
+    async fn tables(&self) -> Result<Vec<(TableName, SchemaRef)>>;
+    /// The columns of one table, `None` when there is no such table.
+    async fn schema(&self, table: &TableName) -> Result<Option<SchemaRef>>;
+    /// Streams these columns of a table in batches of at most 8,192 rows, at a consistent snapshot.
+    async fn scan(
+        &self,
+        table: &TableName,
+        columns: &[ColumnName],
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>>;
+    /// Reaches the database, for readiness and `tidemill doctor`.
+    async fn ping(&self) -> Result<()>;
+}
+
+/// A transaction that writes rows; dropped without commit, it rolls back.
+#[async_trait]
+pub trait Delivery: Send {
+    /// Writes rows with the columns of the plan, in its order. Waits while the database is behind.
+    async fn write(&mut self, batch: RecordBatch) -> Result<()>;
+    /// Writes the ledger row, checks the fence, commits; settles a lost answer by the ledger.
+    async fn commit(self: Box<Self>) -> Result<LedgerRow>;
+    /// Gives up: nothing of this delivery is in the database afterwards.
+    async fn rollback(self: Box<Self>) -> Result<()>;
+}
