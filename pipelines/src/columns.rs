@@ -55,6 +55,21 @@ pub enum ColumnType {
     },
 }
 
+impl ColumnType {
+    /// The word for the type in a pipeline file.
+    pub fn word(&self) -> &'static str {
+        match self {
+            ColumnType::Int64 => "int64",
+            ColumnType::Float64 => "float64",
+            ColumnType::Decimal { .. } => "decimal",
+            ColumnType::Bool { .. } => "bool",
+            ColumnType::Text { .. } => "text",
+            ColumnType::Date { .. } => "date",
+            ColumnType::Timestamp { .. } => "timestamp",
+        }
+    }
+}
+
 /// A strftime format as chrono reads it, checked when the pipeline was parsed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TimeFormat(pub(crate) String);

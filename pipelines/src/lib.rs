@@ -8,6 +8,12 @@ mod fault;
 mod names;
 mod pipeline;
 mod problem;
+mod read;
+mod schema;
+mod set;
+mod shape;
+mod spec;
+mod tree;
 
 pub use columns::{Column, ColumnType, Reference, TimeFormat};
 pub use fault::{Blame, Retry};
@@ -17,3 +23,7 @@ pub use pipeline::{
     NoticeTarget, Pipeline, SinkSpec, Source, Step, TableSink, Then, Tolerance, UploadSource,
 };
 pub use problem::Problem;
+pub use read::MAX_SIZE_BYTES_DEFAULT;
+pub use schema::json_schema;
+pub use set::PipelineSet;
+pub use tree::{FILE_BYTES_MAX, NESTING_MAX};
