@@ -1,0 +1,51 @@
+# What one does with this repository, one word each. `make` alone lists them.
+
+SHELL := /bin/bash
+CARGO ?= cargo
+SERVERS := tests/servers/servers
+
+# Where `make dev` keeps its state, and where it listens.
+DATA ?= target/dev
+LISTEN ?= 127.0.0.1:8080
+
+.PHONY: help build demo dev test test-fast servers-up servers-down lint fmt layering deny bench
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the binary, in debug
+	$(CARGO) build --locked
+
+demo: ## a tour on embedded parts: uploads, reports, refused rows, an e-mail, two queries; needs no server
+	@examples/demo.sh
+
+dev: ## tidemill on embedded parts until Ctrl-C; DATA=folder LISTEN=address
+	$(CARGO) run --locked --bin tidemill -- dev --data $(DATA) --listen $(LISTEN) --pipelines pipelines
+
+test: ## every test, on real servers, installed and started when missing, stopped at the end
+	@$(SERVERS) with $(CARGO) test --workspace --locked --no-fail-fast
+
+test-fast: ## the tests that need no server
+	$(CARGO) test --locked -p tidemill-pipelines
+	$(CARGO) test --locked --workspace --lib --exclude tidemill-pipelines
+
+servers-up: ## the test servers, left running; prints the variables that tests read
+	@$(SERVERS) up
+
+servers-down: ## stops them
+	@$(SERVERS) down
+
+lint: fmt layering deny ## format, clippy, layering, licences and advisories; warnings are errors
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+
+fmt: ## is all code formatted?
+	$(CARGO) fmt --all --check
+
+layering: ## do the crates lean only on those below them?
+	$(CARGO) test --locked --workspace --test house
+
+deny: ## licences, advisories and sources of the dependencies
+	@.ci/deny
+
+bench: ## measurements on real servers, printed
+	@$(SERVERS) with $(CARGO) run --locked --release -p tidemill-benches
