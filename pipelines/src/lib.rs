@@ -5,6 +5,7 @@
 
 mod columns;
 mod fault;
+mod locate;
 mod names;
 mod pipeline;
 mod problem;

@@ -12,7 +12,7 @@ pub const NAME_BYTES_MAX: usize = 63;
 
 /// Why a text is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{text}` is not a {what} name: use 1 to {NAME_BYTES_MAX} of {allowed}, not starting with a digit")]
+#[error("{text} is not a {what} name: use 1 to {NAME_BYTES_MAX} of {allowed}, not starting with a digit")]
 pub struct NameError {
     text: String,
     what: &'static str,
@@ -44,7 +44,7 @@ macro_rules! name {
                 if good {
                     Ok(Self(text.to_owned()))
                 } else {
-                    let text = text.chars().take(80).collect();
+                    let text = crate::problem::quoted(text);
                     Err(NameError { text, what: $what, allowed: $allowed })
                 }
             }

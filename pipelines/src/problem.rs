@@ -54,6 +54,7 @@ const QUOTED_CHARS_MAX: usize = 80;
 pub(crate) struct Problems {
     file: String,
     found: Vec<Problem>,
+    untold: usize,
 }
 
 impl Problems {
@@ -62,6 +63,7 @@ impl Problems {
         Self {
             file: file.to_owned(),
             found: Vec::new(),
+            untold: 0,
         }
     }
 
@@ -83,20 +85,34 @@ impl Problems {
     /// All problems, in the order of the file.
     pub fn into_sorted(mut self) -> Vec<Problem> {
         self.found.sort_by_key(|problem| (problem.line, problem.column));
+        if self.untold > 0 {
+            let message = format!("{} more problems are not told", self.untold);
+            self.found.push(problem(
+                self.file,
+                Place::FILE,
+                message,
+                Some("mend these first".to_owned()),
+            ));
+        }
         self.found
     }
 
     fn push(&mut self, place: Place, message: String, help: Option<String>) {
         if self.found.len() < PROBLEMS_MAX {
-            let file = self.file.clone();
-            self.found.push(Problem {
-                file,
-                line: place.line,
-                column: place.column,
-                message,
-                help,
-            });
+            self.found.push(problem(self.file.clone(), place, message, help));
+        } else {
+            self.untold += 1;
         }
+    }
+}
+
+fn problem(file: String, place: Place, message: String, help: Option<String>) -> Problem {
+    Problem {
+        file,
+        line: place.line,
+        column: place.column,
+        message,
+        help,
     }
 }
 
@@ -125,7 +141,7 @@ pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) 
         .take(QUOTED_CHARS_MAX)
         .collect::<String>()
         .to_lowercase();
-    let far = name.chars().count().max(3) / 2;
+    let far = (name.chars().count() / 3).max(1);
     known
         .into_iter()
         .map(|known| (strsim::osa_distance(&name, &known.to_lowercase()), known))
@@ -140,7 +156,7 @@ pub(crate) fn did_you_mean(name: &str, known: &[&str]) -> Option<String> {
         return Some(format!("did you mean `{near}`?"));
     }
     let few = !known.is_empty() && known.len() <= 20;
-    few.then(|| format!("write one of {}", listed(known)))
+    few.then(|| format!("write {}", listed(known)))
 }
 
 /// Names in a sentence: `` `a`, `b` or `c` ``.

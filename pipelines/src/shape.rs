@@ -74,6 +74,7 @@ impl Walk<'_> {
                 self.scalar(schema, text, *quoted, node.place)
             }
             (Value::Empty, _) => Some(Json::String(String::new())),
+            (_, Some(fields)) => self.not_a_map(fields, node),
             _ => self.wrong_kind(expected(schema), node),
         }
     }
@@ -135,8 +136,10 @@ impl Walk<'_> {
             }
         }
         match found {
-            None if !strange => {
-                self.wrong_kind(Cow::Owned(format!("a map with the key {}", listed(&known))), node)
+            None if entries.is_empty() => {
+                let help = format!("give it the key {}", listed(&known));
+                self.problems.add_help(node.place, "the map is empty", help);
+                None
             }
             None => None,
             Some(_) if strange => None,
@@ -151,7 +154,7 @@ impl Walk<'_> {
         entries: &[(Key, Node)],
         place: Place,
     ) -> Option<Json> {
-        let known: Vec<&str> = fields.keys().map(String::as_str).collect();
+        let known = field_names(fields);
         let mut result = Map::new();
         let mut sound = true;
         let mut meant = Vec::new();
@@ -251,7 +254,7 @@ impl Walk<'_> {
             return Some(Json::String(text.to_owned()));
         }
         let message = format!("{} is not one of {}", quoted(text), listed(words));
-        match nearest(text, words.iter().copied()) {
+        match meant(text, words) {
             Some(near) => self
                 .problems
                 .add_help(place, message, format!("did you mean `{near}`?")),
@@ -260,11 +263,56 @@ impl Walk<'_> {
         None
     }
 
+    fn not_a_map(&mut self, fields: &Map<String, Json>, node: &Node) -> Option<Json> {
+        let known = field_names(fields);
+        let help = format!("its fields are {}", listed(&known).replace(" or ", " and "));
+        self.problems
+            .add_help(node.place, format!("expected a map, found {}", node.kind()), help);
+        None
+    }
+
     fn wrong_kind(&mut self, expected: Cow<'_, str>, node: &Node) -> Option<Json> {
         self.problems
             .add(node.place, format!("expected {expected}, found {}", node.kind()));
         None
     }
+}
+
+/// In the order of the alphabet, whatever order the map keeps.
+fn field_names(fields: &Map<String, Json>) -> Vec<&str> {
+    let mut names: Vec<&str> = fields.keys().map(String::as_str).collect();
+    names.sort_unstable();
+    names
+}
+
+/// Words of other systems, and the word that means the same here.
+const SYNONYMS: [(&str, &[&str]); 10] = [
+    (
+        "int64",
+        &["int", "integer", "bigint", "long", "smallint", "int32", "number"],
+    ),
+    ("float64", &["float", "double", "real", "float32"]),
+    ("decimal", &["numeric", "money"]),
+    ("bool", &["boolean", "bit"]),
+    ("text", &["string", "str", "varchar", "char", "utf8"]),
+    ("timestamp", &["datetime", "time", "instant", "timestamptz"]),
+    ("append", &["insert", "add"]),
+    ("upsert", &["merge", "update"]),
+    ("replace", &["overwrite", "truncate", "full"]),
+    ("failed", &["failure", "fail", "error"]),
+];
+
+/// The word that is probably meant: of the same meaning, or of nearly the same letters.
+fn meant<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
+    let text = text.to_lowercase();
+    let same = SYNONYMS
+        .iter()
+        .find(|(_, others)| others.contains(&text.as_str()));
+    let same = words
+        .iter()
+        .find(|word| same.is_some_and(|(known, _)| known == *word))
+        .copied();
+    same.or_else(|| nearest(&text, words.iter().copied()))
 }
 
 /// The words of an enumeration, or none when the branches are something else.

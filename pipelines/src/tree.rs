@@ -169,7 +169,7 @@ impl Builder<'_> {
             }
             Event::Scalar(text, style, _, _) => self.add(Node {
                 place,
-                value: scalar(&text, style),
+                value: scalar(&text, style, span),
             }),
             Event::SequenceStart(..) => self.begin(place, Open::List(place, Vec::new())),
             Event::MappingStart(..) => self.begin(place, Open::Map(place, Vec::new(), None)),
@@ -241,9 +241,10 @@ impl Builder<'_> {
     }
 }
 
-fn scalar(text: &str, style: ScalarStyle) -> Value {
+/// A value that was left out comes as the text `~` of no length.
+fn scalar(text: &str, style: ScalarStyle, span: Span) -> Value {
     match style {
-        ScalarStyle::Plain if text.is_empty() => Value::Empty,
+        ScalarStyle::Plain if text.is_empty() || span.is_empty() => Value::Empty,
         ScalarStyle::Plain => Value::Scalar {
             text: text.to_owned(),
             quoted: false,

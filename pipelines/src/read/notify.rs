@@ -142,7 +142,13 @@ fn url_is_good(text: &str, place: Place, problems: &mut Problems) -> bool {
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let Some(url) = url else {
-        let message = format!("{} is not an http or https URL", quoted(text));
+        // What stands before an @ may be a password, which is repeated nowhere.
+        let shown = if text.contains('@') {
+            "this".to_owned()
+        } else {
+            quoted(text)
+        };
+        let message = format!("{shown} is not an http or https URL");
         problems.add_help(
             place,
             message,
