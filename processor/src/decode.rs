@@ -1,9 +1,33 @@
 //! Decode: bytes of a delimited text into Arrow batches of the declared types; what is wrong becomes a reject.
 //!
 //! The caller feeds chunks as they come; each record ends up in exactly one place: in a batch or in a reject.
+//! The story is in `reading`; `scan` finds records and fields, `rows`, `column` and its parsers read the values,
+//! `header` and `sniff` refuse files that are something else, `rejects` writes the refused records as CSV.
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
+
+mod blocks;
+mod column;
+mod decoder;
+mod error;
+mod header;
+mod numbers;
+mod reading;
+mod rejects;
+mod rows;
+mod scan;
+mod sniff;
+#[cfg(test)]
+mod tests;
+mod time;
+mod utf8;
+mod window;
+
+pub use column::{KnownKeys, References, schema};
+pub use decoder::{DecodeLimits, DecodeSummary, Decoder};
+pub use error::{DecodeError, UnknownName};
+pub use rejects::RejectWriter;
 
 /// Where a record stood in the object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
