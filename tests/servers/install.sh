@@ -1,5 +1,5 @@
 # Sourced by `servers`: finds each server's program, or installs it once.
-# Debian's packages are installed when we are root; else the message names what to install. What is not packaged
+# Debian's packages are installed when we are root; else the message names them. What is not packaged
 # (Kafka, the S3 server) is kept in the user's cache folder, under its version.
 
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tidemill"
@@ -13,60 +13,82 @@ JAVA_MAJOR_NEEDED=17
 # Debian keeps mariadbd in a folder that is on root's path only.
 PATH="$PATH:/usr/sbin:/usr/local/sbin"
 
-# Installs Debian packages, or says which to install. The first of `a|b` that the machine's Debian has is taken.
-packages() {
-  local wanted=() choice name found
-  for choice in "$@"; do
-    found=
-    for name in ${choice//|/ }; do
-      if [[ -z $found ]] && apt-cache show "$name" >/dev/null 2>&1; then found=$name; fi
-    done
-    wanted+=("${found:-${choice%%|*}}")
+# What each server needs of Debian's packages that is not there, one choice a word.
+packages_for_mariadb() {
+  # The core packages hold the programs and start no system-wide server.
+  command -v mariadbd mariadb-install-db >/dev/null || echo mariadb-server-core
+  command -v mariadb >/dev/null || echo mariadb-client-core
+}
+
+packages_for_kafka() {
+  local java
+  java=$(command -v java >/dev/null && java_major || true)
+  if [[ ${java:-0} -lt $JAVA_MAJOR_NEEDED ]]; then echo "openjdk-21-jre-headless|openjdk-17-jre-headless"; fi
+  if [[ ! -d $KAFKA_LIBS ]] && ! command -v mvn >/dev/null; then echo maven; fi
+}
+
+packages_for_smtp() {
+  smtp_python >/dev/null || echo python3-aiosmtpd
+  command -v openssl >/dev/null || echo openssl
+}
+
+packages_for_s3() { :; }
+
+# Installs what the named servers lack, all at once, or says what to install.
+install() {
+  local name missing=()
+  for name in "$@"; do
+    mapfile -t -O "${#missing[@]}" missing < <("packages_for_$name")
   done
-  if [[ $(id -u) != 0 ]] || ! command -v apt-get >/dev/null; then
+  if ((${#missing[@]} > 0)); then packages "${missing[@]}"; fi
+  for name in "$@"; do
+    if declare -F "fetch_$name" >/dev/null; then "fetch_$name"; fi
+  done
+}
+
+# Installs Debian packages; of `a|b` the first that the machine's Debian has.
+packages() {
+  local root=
+  if [[ $(id -u) == 0 ]] && command -v apt-get >/dev/null; then root=yes; fi
+  if [[ -n $root ]]; then
+    # The package lists of a fresh machine are empty, those of an old one name files that are gone.
+    apt-get update -qq >&2 || say "apt-get update failed; trying with the lists that are there"
+  fi
+  local choice wanted=()
+  for choice in "$@"; do wanted+=("$(available "$choice")"); done
+  if [[ -z $root ]]; then
     fail "not installed: please run: sudo apt-get install --no-install-recommends ${wanted[*]}"
   fi
   say "installing ${wanted[*]}"
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" >&2 ||
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" \
+    >"$CACHE/apt.log" 2>&1 || {
+    tail -n 30 "$CACHE/apt.log" >&2
     fail "failed to install ${wanted[*]} by apt-get"
+  }
 }
 
-# The package lists of a fresh machine or image are empty: fetched once, before the first package.
-package_lists() {
-  if [[ -z ${PACKAGE_LISTS:-} && $(id -u) == 0 ]] && command -v apt-get >/dev/null; then
-    apt-get update -qq >&2 || say "apt-get update failed; trying with the lists that are there"
-  fi
-  PACKAGE_LISTS=fresh
-}
-
-install_mariadb() {
-  if command -v mariadbd mariadb-install-db mariadb >/dev/null; then return; fi
-  package_lists
-  # The core packages hold the programs and start no system-wide server.
-  packages mariadb-server-core mariadb-client-core
+available() {
+  local name
+  for name in ${1//|/ }; do
+    if [[ -n $(apt-cache show "$name" 2>/dev/null) ]]; then
+      echo "$name"
+      return
+    fi
+  done
+  echo "${1%%|*}"
 }
 
 java_major() {
   java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1
 }
 
-install_kafka() {
-  local java
-  java=$(command -v java >/dev/null && java_major || true)
-  if [[ -z $java || $java -lt $JAVA_MAJOR_NEEDED ]]; then
-    package_lists
-    packages "openjdk-21-jre-headless|openjdk-17-jre-headless"
-  fi
+fetch_kafka() {
   if [[ -d $KAFKA_LIBS ]]; then return; fi
-  if ! command -v mvn >/dev/null; then
-    package_lists
-    packages maven
-  fi
   say "fetching Apache Kafka $KAFKA_VERSION from Maven Central"
   local part
   part=$(mktemp -d "$CACHE/kafka.XXXXXX")
   # Maven prints nothing when all goes well; its own tries are bounded by its time-outs.
-  mvn -B -q -f "$HERE/kafka.pom.xml" dependency:copy-dependencies "-DoutputDirectory=$part/libs" >&2 ||
+  mvn -B -q -Dstyle.color=never -f "$HERE/kafka.pom.xml" dependency:copy-dependencies "-DoutputDirectory=$part/libs" >&2 ||
     fail "failed to fetch Apache Kafka $KAFKA_VERSION from Maven Central"
   rm -rf "${KAFKA_LIBS%/libs}"
   mv "$part" "${KAFKA_LIBS%/libs}"
@@ -84,14 +106,7 @@ smtp_python() {
   return 1
 }
 
-install_smtp() {
-  if smtp_python >/dev/null && command -v openssl >/dev/null; then return; fi
-  package_lists
-  packages python3-aiosmtpd openssl
-  smtp_python >/dev/null || fail "python3 still finds no module aiosmtpd"
-}
-
-install_s3() {
+fetch_s3() {
   if [[ -x $S3S_BIN ]]; then return; fi
   say "building s3s-fs $S3S_VERSION, about two minutes, once"
   local target
