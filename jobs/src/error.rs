@@ -44,6 +44,16 @@ pub enum Error {
         /// The key as sent.
         key: String,
     },
+    /// A text of the sender is longer than it may be.
+    #[error("the {what} has {length} characters, at most {limit} are allowed")]
+    TooLong {
+        /// Which text: `idempotency key`, `sender`.
+        what: &'static str,
+        /// How long it is.
+        length: usize,
+        /// How long it may be.
+        limit: usize,
+    },
     /// The job's state does not allow this change.
     #[error("job is {status}, so it cannot be {change}")]
     NotAllowed {
@@ -60,7 +70,9 @@ impl Error {
         match self {
             Error::Database { .. } | Error::Log { .. } => Blame::World,
             Error::Migrate(_) | Error::Malformed { .. } => Blame::Operator,
-            Error::IdempotencyConflict { .. } | Error::NotAllowed { .. } => Blame::Sender,
+            Error::IdempotencyConflict { .. } | Error::TooLong { .. } | Error::NotAllowed { .. } => {
+                Blame::Sender
+            }
         }
     }
 

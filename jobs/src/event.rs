@@ -3,8 +3,9 @@
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidemill_pipelines::PipelineName;
+use uuid::Uuid;
 
-use crate::{Error, Job, JobId, Result};
+use crate::{Error, Job, JobId, Result, Topic};
 
 /// The envelope, <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -75,6 +76,53 @@ impl FinishedData {
 }
 
 impl Event {
+    /// The event that a job waits.
+    pub fn landed(job: &Job, time: DateTime<Utc>) -> Self {
+        let data = LandedData {
+            job_id: job.job_id,
+            pipeline: job.pipeline.clone(),
+        };
+        Self::new(job, time, EventKind::Landed(data))
+    }
+
+    /// The event that a job ended, with the first of its rejects.
+    pub fn finished(job: &Job, mut rejects: Vec<RejectSample>, time: DateTime<Utc>) -> Self {
+        rejects.truncate(FinishedData::REJECTS_MAX);
+        let data = FinishedData {
+            job: job.clone(),
+            rejects,
+        };
+        Self::new(job, time, EventKind::Finished(Box::new(data)))
+    }
+
+    fn new(job: &Job, time: DateTime<Utc>, kind: EventKind) -> Self {
+        Self {
+            specversion: "1.0".to_owned(),
+            id: Uuid::now_v7().to_string(),
+            source: format!("/tidemill/pipelines/{}", job.pipeline),
+            subject: job.job_id.to_string(),
+            time,
+            datacontenttype: "application/json".to_owned(),
+            kind,
+        }
+    }
+
+    /// The topic that carries it.
+    pub fn topic(&self) -> Topic {
+        match self.kind {
+            EventKind::Landed(_) => Topic::Landed,
+            EventKind::Finished(_) => Topic::Finished,
+        }
+    }
+
+    /// The event as the payload of a record.
+    pub fn to_json(&self) -> Result<String> {
+        serde_json::to_string(self).map_err(|error| Error::Malformed {
+            what: "an event",
+            message: error.to_string(),
+        })
+    }
+
     /// Reads an event from the bytes of a record of the log.
     pub fn from_json(payload: &[u8]) -> Result<Self> {
         serde_json::from_slice(payload).map_err(|error| Error::Malformed {

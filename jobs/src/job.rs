@@ -55,6 +55,38 @@ pub enum JobStatus {
     Downloaded,
 }
 
+impl JobStatus {
+    /// Every status, in the order of a job's life.
+    pub const ALL: [JobStatus; 5] = [
+        JobStatus::Queued,
+        JobStatus::Processing,
+        JobStatus::Success,
+        JobStatus::Failed,
+        JobStatus::Downloaded,
+    ];
+
+    /// The word that stands in the API and in the job table.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            JobStatus::Queued => "queued",
+            JobStatus::Processing => "processing",
+            JobStatus::Success => "success",
+            JobStatus::Failed => "failed",
+            JobStatus::Downloaded => "downloaded",
+        }
+    }
+
+    /// The reverse of [`JobStatus::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|status| status.as_str() == text)
+    }
+
+    /// Whether the job has ended.
+    pub fn has_ended(self) -> bool {
+        !matches!(self, JobStatus::Queued | JobStatus::Processing)
+    }
+}
+
 /// What became of the records of a job: `records_in = used + rejected + filtered`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counts {

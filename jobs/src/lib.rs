@@ -9,10 +9,14 @@ mod event;
 mod job;
 pub mod life;
 mod log;
+mod relay;
 mod store;
+mod sweeper;
 
 pub use error::{Error, Result};
 pub use event::{Event, EventKind, FinishedData, LandedData, RejectSample};
 pub use job::{Counts, Job, JobError, JobId, JobStatus};
-pub use log::{EventLog, PartitionLag, Record, Subscription, Topic};
-pub use store::{Claim, JobFilter, JobPage, Landed, NewJob, Outcome};
+pub use log::{EmbeddedLog, EventLog, KafkaLog, KafkaSettings, PartitionLag, Record, Subscription, Topic};
+pub use relay::Relay;
+pub use store::{Claim, JobFilter, JobPage, JobStore, Landed, NewJob, Outcome, QueueStats, StoreLimits};
+pub use sweeper::{Sweeper, Swept};

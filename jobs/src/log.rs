@@ -4,9 +4,15 @@
 //! `publish` returns; order within a partition; at least once; a group shares the partitions of a topic;
 //! a record that was not acked when its subscription ended is given out again.
 
+mod acks;
+mod embedded;
+mod kafka;
+
 use async_trait::async_trait;
 
 use crate::Result;
+pub use embedded::EmbeddedLog;
+pub use kafka::{KafkaLog, KafkaSettings};
 
 /// The topics. Their names on the broker are `{prefix}.landed` and `{prefix}.finished`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -15,6 +21,24 @@ pub enum Topic {
     Landed,
     /// Jobs that ended.
     Finished,
+}
+
+impl Topic {
+    /// Both topics.
+    pub const ALL: [Topic; 2] = [Topic::Landed, Topic::Finished];
+
+    /// Its name without the prefix.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Topic::Landed => "landed",
+            Topic::Finished => "finished",
+        }
+    }
+
+    /// The reverse of [`Topic::as_str`].
+    pub fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|topic| topic.as_str() == text)
+    }
 }
 
 /// One record of the log.

@@ -1,11 +1,98 @@
 //! The job store: jobs and outbox in one database, MySQL or SQLite, through sqlx.
 //!
-//! Every change of a job is one compare-and-set on `status` and `attempt`; whoever loses sees it and lets go.
+//! Every change of a job is one compare-and-set on `status` and `attempt`, in one transaction with the event
+//! that tells of it; whoever loses sees it and lets go. What may follow on what is said by [`crate::life`].
 
-use chrono::{DateTime, Utc};
+mod before;
+mod change;
+mod connect;
+mod land;
+mod left;
+mod outbox;
+mod pipelines;
+mod read;
+mod rows;
+mod write;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::{DateTime, SubsecRound, Utc};
+use sqlx::AnyPool;
 use tidemill_pipelines::{Duplicates, PipelineName};
+use tokio::sync::Semaphore;
 
 use crate::{Counts, Job, JobError, JobId, JobStatus};
+pub(crate) use outbox::{Handover, OutboxRow};
+pub(crate) use rows::Stored;
+
+/// Jobs and the outbox. Cheap to clone; all clones share one pool of connections.
+#[derive(Clone)]
+pub struct JobStore {
+    pool: AnyPool,
+    dialect: Dialect,
+    limits: StoreLimits,
+    /// One writer at a time on SQLite: waiting here is fair, its own busy handler sleeps.
+    writers: Arc<Semaphore>,
+    handover: Handover,
+}
+
+/// The database behind the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Dialect {
+    MySql,
+    Sqlite,
+}
+
+/// The limits of a [`JobStore`].
+#[derive(Debug, Clone)]
+pub struct StoreLimits {
+    /// Connections of this process; default 16, of the 151 that MySQL allows to all.
+    pub connections: u32,
+    /// How long to wait for a free connection; default 10 s.
+    pub acquire_timeout: Duration,
+    /// How long a transaction may take; default 30 s.
+    pub transaction_timeout: Duration,
+    /// How long one attempt may take; default 15 minutes.
+    pub job_limit: Duration,
+    /// How long a claim holds without a heartbeat; default 60 s. Clocks may differ by a part of it.
+    pub lease: Duration,
+    /// How often the sweeper puts a job back before it fails it; default 1.
+    pub retries_max: u32,
+    /// After which time a queued job that nobody claimed is announced again; default 60 s.
+    pub wake_after: Duration,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        Self {
+            connections: 16,
+            acquire_timeout: Duration::from_secs(10),
+            transaction_timeout: Duration::from_secs(30),
+            job_limit: Duration::from_secs(15 * 60),
+            lease: Duration::from_secs(60),
+            retries_max: 1,
+            wake_after: Duration::from_secs(60),
+        }
+    }
+}
+
+impl JobStore {
+    /// The pool, for tables that other rooms keep in this database (users, grants).
+    pub fn pool(&self) -> &AnyPool {
+        &self.pool
+    }
+
+    /// The limits it was made with.
+    pub fn limits(&self) -> &StoreLimits {
+        &self.limits
+    }
+}
+
+/// The present, in the precision that the store keeps.
+fn now() -> DateTime<Utc> {
+    Utc::now().trunc_subsecs(6)
+}
 
 /// A job to be made by landing.
 #[derive(Debug, Clone)]
@@ -93,4 +180,19 @@ pub struct JobPage {
     pub jobs: Vec<Job>,
     /// Where the next page begins, `None` at the end.
     pub next_cursor: Option<String>,
+}
+
+/// What waits, for metrics.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct QueueStats {
+    /// Jobs by status; every status is there.
+    pub jobs: Vec<(JobStatus, u64)>,
+    /// Age of the oldest queued job in seconds, 0 when none waits.
+    pub oldest_queued_age_seconds: f64,
+    /// Bytes of all queued jobs.
+    pub queued_size_bytes: u64,
+    /// Bytes of all jobs being processed.
+    pub processing_size_bytes: u64,
+    /// Events that are committed and not yet published, with those that wait for their time.
+    pub outbox_length: u64,
 }

@@ -1,0 +1,123 @@
+//! Opening the job database: pool, session settings, schema. Called once by each process.
+
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::migrate::Migrator;
+use sqlx::{AnyConnection, Executor};
+use tokio::sync::Semaphore;
+use tracing::warn;
+
+use super::{Dialect, Handover, JobStore, StoreLimits};
+use crate::{Error, Result};
+
+static MYSQL: Migrator = sqlx::migrate!("./migrations/mysql");
+static SQLITE: Migrator = sqlx::migrate!("./migrations/sqlite");
+static DRIVERS: Once = Once::new();
+
+/// The table that holds which migrations ran; beside it live tables of sinks, which may have any name.
+const MIGRATIONS_TABLE: &str = "tidemill_jobs_migrations";
+/// Two processes that begin together on a new SQLite file may get into each other's way.
+const MIGRATE_TRIES: u32 = 3;
+/// Pause between these tries.
+const MIGRATE_PAUSE: Duration = Duration::from_millis(200);
+
+/// Strict: a value that does not fit is an error. READ COMMITTED: no gap locks, so fewer deadlocks.
+const MYSQL_SESSION: &str = "SET SESSION \
+    sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
+    time_zone = '+00:00', innodb_lock_wait_timeout = 10, transaction_isolation = 'READ-COMMITTED'";
+/// The name of `transaction_isolation` in MariaDB before 11.1.
+const MARIADB_SESSION: &str = "SET SESSION \
+    sql_mode = 'STRICT_ALL_TABLES,ERROR_FOR_DIVISION_BY_ZERO,NO_ENGINE_SUBSTITUTION', \
+    time_zone = '+00:00', innodb_lock_wait_timeout = 10, tx_isolation = 'READ-COMMITTED'";
+/// WAL with full sync: a committed job survives a power cut.
+const SQLITE_SESSION: &str = "PRAGMA busy_timeout = 5000; PRAGMA journal_mode = WAL; \
+    PRAGMA synchronous = FULL; PRAGMA foreign_keys = ON";
+
+impl JobStore {
+    /// Opens `mysql://user:password@host:port/database` or `sqlite:///path` (the file is made when missing).
+    pub async fn connect(url: &str, limits: StoreLimits) -> Result<Self> {
+        DRIVERS.call_once(sqlx::any::install_default_drivers);
+        let dialect = if url.starts_with("sqlite:") {
+            Dialect::Sqlite
+        } else {
+            Dialect::MySql
+        };
+        let pool = AnyPoolOptions::new()
+            .max_connections(limits.connections)
+            .acquire_timeout(limits.acquire_timeout)
+            .after_connect(move |connection, _| Box::pin(prepare_session(connection, dialect)))
+            .connect(&with_create(url, dialect))
+            .await
+            .map_err(failed("connect"))?;
+        let writers = match dialect {
+            Dialect::Sqlite => 1,
+            Dialect::MySql => limits.connections as usize,
+        };
+        let writers = Arc::new(Semaphore::new(writers));
+        Ok(Self {
+            pool,
+            dialect,
+            limits,
+            writers,
+            handover: Handover::default(),
+        })
+    }
+
+    /// Brings the schema up to date. Safe to repeat, and by several processes at once.
+    pub async fn migrate(&self) -> Result<()> {
+        let mut tries = 1;
+        loop {
+            match migrations(self.dialect).run(&self.pool).await {
+                Err(error) if tries < MIGRATE_TRIES => warn!(%error, "failed to migrate, trying again"),
+                done => return done.map_err(Error::Migrate),
+            }
+            tries += 1;
+            tokio::time::sleep(MIGRATE_PAUSE).await;
+        }
+    }
+
+    /// Reaches the database, for readiness and `tidemill doctor`.
+    pub async fn ping(&self) -> Result<()> {
+        let answer = sqlx::query("SELECT 1").execute(&self.pool);
+        self.bounded(answer).await.map(drop).map_err(failed("ping"))
+    }
+
+    /// Closes the connections once those in use are given back.
+    pub async fn close(&self) {
+        self.pool.close().await;
+    }
+}
+
+/// An error of the database during `action`.
+pub(super) fn failed(action: &'static str) -> impl FnOnce(sqlx::Error) -> Error {
+    move |source| Error::Database { action, source }
+}
+
+fn migrations(dialect: Dialect) -> Migrator {
+    let known = match dialect {
+        Dialect::MySql => &MYSQL,
+        Dialect::Sqlite => &SQLITE,
+    };
+    let mut migrator = Migrator::with_migrations(known.iter().cloned().collect());
+    migrator.dangerous_set_table_name(MIGRATIONS_TABLE);
+    migrator
+}
+
+fn with_create(url: &str, dialect: Dialect) -> String {
+    match dialect {
+        Dialect::Sqlite if !url.contains('?') => format!("{url}?mode=rwc"),
+        _ => url.to_owned(),
+    }
+}
+
+async fn prepare_session(connection: &mut AnyConnection, dialect: Dialect) -> sqlx::Result<()> {
+    match dialect {
+        Dialect::Sqlite => connection.execute(SQLITE_SESSION).await.map(drop),
+        Dialect::MySql => match connection.execute(MYSQL_SESSION).await {
+            Ok(_) => Ok(()),
+            Err(_) => connection.execute(MARIADB_SESSION).await.map(drop),
+        },
+    }
+}

@@ -1,0 +1,186 @@
+//! Questions to the store: one job, pages of jobs, what waits.
+
+use std::collections::HashSet;
+
+use sqlx::Row;
+use sqlx::any::AnyRow;
+
+use super::connect::failed;
+use super::outbox::marks;
+use super::rows::{COLUMNS, Stored, micros};
+use super::write::{Value, query, values};
+use super::{Dialect, JobFilter, JobPage, JobStore, QueueStats, now};
+use crate::{Error, Job, JobId, JobStatus, Result};
+
+/// The largest page of jobs.
+const PAGE_MAX: u32 = 1_000;
+/// Ids in one question of [`JobStore::jobs_that_exist`].
+const IDS_MAX: usize = 500;
+
+impl JobStore {
+    /// One job.
+    pub async fn get(&self, job: JobId) -> Result<Option<Job>> {
+        Ok(self.stored(job).await?.map(|stored| stored.job))
+    }
+
+    /// A page of jobs, the newest first.
+    pub async fn list(&self, filter: &JobFilter) -> Result<JobPage> {
+        let limit = filter.limit.clamp(1, PAGE_MAX);
+        let Some((conditions, mut values)) = conditions(filter)? else {
+            return Ok(JobPage {
+                jobs: Vec::new(),
+                next_cursor: None,
+            });
+        };
+        values.push(Value::from(limit + 1));
+        let statement =
+            format!("SELECT {COLUMNS} FROM tidemill_jobs WHERE {conditions} ORDER BY arrival DESC LIMIT ?");
+        let mut found = self.find("list jobs", &statement, values).await?;
+        let more = found.len() > limit as usize;
+        found.truncate(limit as usize);
+        let next_cursor = found.last().filter(|_| more).map(|last| last.arrival.to_string());
+        Ok(JobPage {
+            jobs: found.into_iter().map(|stored| stored.job).collect(),
+            next_cursor,
+        })
+    }
+
+    /// Whether there is such a job.
+    pub async fn has_job(&self, job: JobId) -> Result<bool> {
+        Ok(!self.jobs_that_exist(&[job]).await?.is_empty())
+    }
+
+    /// Those of `jobs` that there are: an object whose job is not among them belongs to nobody.
+    pub async fn jobs_that_exist(&self, jobs: &[JobId]) -> Result<HashSet<JobId>> {
+        let mut found = HashSet::new();
+        for ids in jobs.chunks(IDS_MAX) {
+            let statement = format!(
+                "SELECT job_id FROM tidemill_jobs WHERE job_id IN ({})",
+                marks(ids.len())
+            );
+            let values = ids.iter().map(|id| Value::from(id.to_string())).collect();
+            for row in self.rows("look for jobs", &statement, values).await? {
+                let id: String = row.try_get(0).map_err(failed("look for jobs"))?;
+                found.extend(id.parse::<JobId>().ok());
+            }
+        }
+        Ok(found)
+    }
+
+    /// What waits, for metrics.
+    pub async fn queue_stats(&self) -> Result<QueueStats> {
+        const ACTION: &str = "count jobs";
+        // SUM of integers is a DECIMAL in MySQL.
+        let integer = match self.dialect {
+            Dialect::MySql => "SIGNED",
+            Dialect::Sqlite => "INTEGER",
+        };
+        let statement = format!(
+            "SELECT status, COUNT(*), MIN(created_at), CAST(SUM(size_bytes) AS {integer}) \
+             FROM tidemill_jobs GROUP BY status"
+        );
+        let mut stats = QueueStats {
+            jobs: JobStatus::ALL.map(|status| (status, 0)).to_vec(),
+            ..QueueStats::default()
+        };
+        for row in self.rows(ACTION, &statement, values![]).await? {
+            add_status(&mut stats, &row).map_err(failed(ACTION))?;
+        }
+        let outbox = self
+            .rows(ACTION, "SELECT COUNT(*) FROM tidemill_outbox", values![])
+            .await?;
+        let length = outbox
+            .first()
+            .map(|row| row.try_get::<i64, _>(0))
+            .transpose()
+            .map_err(failed(ACTION))?;
+        stats.outbox_length = length.unwrap_or(0).unsigned_abs();
+        Ok(stats)
+    }
+
+    pub(super) async fn stored(&self, job: JobId) -> Result<Option<Stored>> {
+        let statement = format!("SELECT {COLUMNS} FROM tidemill_jobs WHERE job_id = ?");
+        Ok(self
+            .find("read a job", &statement, values![job.to_string()])
+            .await?
+            .pop())
+    }
+
+    pub(super) async fn find(
+        &self,
+        action: &'static str,
+        statement: &str,
+        values: Vec<Value>,
+    ) -> Result<Vec<Stored>> {
+        let rows = self.rows(action, statement, values).await?;
+        rows.iter()
+            .map(Stored::from_row)
+            .collect::<sqlx::Result<_>>()
+            .map_err(failed(action))
+    }
+
+    pub(super) async fn rows(
+        &self,
+        action: &'static str,
+        statement: &str,
+        values: Vec<Value>,
+    ) -> Result<Vec<AnyRow>> {
+        self.bounded(query(statement, values).fetch_all(&self.pool))
+            .await
+            .map_err(failed(action))
+    }
+}
+
+/// The WHERE clause of a filter and its values; `None` when no job can match.
+fn conditions(filter: &JobFilter) -> Result<Option<(String, Vec<Value>)>> {
+    let cursor = match &filter.cursor {
+        Some(cursor) => cursor.parse::<i64>().map_err(|_| Error::Malformed {
+            what: "the cursor",
+            message: "it is not one that a page of jobs gave".to_owned(),
+        })?,
+        None => i64::MAX,
+    };
+    let mut conditions = vec!["arrival < ?".to_owned()];
+    let mut values = values![cursor];
+    let mut any_of = |column: &str, texts: Vec<&str>| {
+        conditions.push(format!("{column} IN ({})", marks(texts.len())));
+        values.extend(texts.into_iter().map(Value::from));
+    };
+    if !filter.statuses.is_empty() {
+        any_of(
+            "status",
+            filter.statuses.iter().map(|status| status.as_str()).collect(),
+        );
+    }
+    match &filter.pipelines {
+        Some(names) if names.is_empty() => return Ok(None),
+        Some(names) => any_of("pipeline", names.iter().map(|name| name.as_str()).collect()),
+        None => {}
+    }
+    if let Some(sender) = &filter.sender {
+        any_of("sender", vec![sender]);
+    }
+    Ok(Some((conditions.join(" AND "), values)))
+}
+
+fn add_status(stats: &mut QueueStats, row: &AnyRow) -> sqlx::Result<()> {
+    let status: String = row.try_get(0)?;
+    let count: i64 = row.try_get(1)?;
+    let oldest: i64 = row.try_get(2)?;
+    let size_bytes = row.try_get::<i64, _>(3)?.unsigned_abs();
+    let status = JobStatus::parse(&status);
+    for (known, number) in &mut stats.jobs {
+        if Some(*known) == status {
+            *number = count.unsigned_abs();
+        }
+    }
+    match status {
+        Some(JobStatus::Queued) => {
+            stats.queued_size_bytes = size_bytes;
+            stats.oldest_queued_age_seconds = (micros(now()) - oldest).max(0) as f64 / 1e6;
+        }
+        Some(JobStatus::Processing) => stats.processing_size_bytes = size_bytes,
+        _ => {}
+    }
+    Ok(())
+}
