@@ -1,3 +1,35 @@
-//! Processor: one job from event to commit. [`run`] reads as the story; each stage has its file.
+//! Processor: one job from event to commit.
+//!
+//! `serve.rs` takes events, `attempt.rs` claims and ends a job, `run.rs` reads as the story of one attempt;
+//! each stage it names has its file.
 
+mod attempt;
 pub mod decode;
+mod deliver;
+mod engine;
+mod error;
+mod intake;
+mod limits;
+mod local;
+mod lookups;
+mod metrics;
+mod plan;
+mod read;
+mod reject_file;
+mod report;
+mod run;
+mod serve;
+mod steps;
+mod verify;
+
+pub use engine::Engine;
+pub use error::{Error, Result};
+pub use intake::TakeReject;
+pub use limits::ProcessorLimits;
+pub use local::{LocalRun, run_local};
+pub use lookups::Lookups;
+pub use metrics::Metrics;
+pub use plan::{Plan, check_pipeline, plan};
+pub use report::{Report, TableRows};
+pub use serve::{GROUP, ProcessorParts, serve};
+pub use verify::{Verification, verify};

@@ -1,0 +1,274 @@
+//! One attempt at a job around [`run`]: claim, heartbeat, retries while the world is away, and the end.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use chrono::Utc;
+use tidemill_jobs::{Claim, Counts, Event, EventKind, Job, LandedData, Outcome, Record};
+use tidemill_pipelines::{Pipeline, PipelineName, Retry};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::error::{Error, Result};
+use crate::limits::{RETRIES_AT_ONCE_MAX, RETRY_PAUSE};
+use crate::report::Report;
+use crate::run::{Ended, run};
+use crate::serve::Shared;
+
+/// Works on the job of a `landed` event, if it is still there to be claimed. Once it returns Ok the event is
+/// done with: the job ended, another works on it, or the sweeper will put it back.
+#[tracing::instrument(name = "job", skip_all, fields(job_id))]
+pub(crate) async fn attempt(shared: &Shared, record: &Record) -> Result<()> {
+    let landed = match Event::from_json(&record.payload).map(|event| event.kind) {
+        Ok(EventKind::Landed(landed)) => landed,
+        Ok(EventKind::Finished(_)) => return Ok(()),
+        Err(error) => {
+            warn!(error = %error, offset = record.offset, "malformed event skipped");
+            return Ok(());
+        }
+    };
+    tracing::Span::current().record("job_id", landed.job_id.to_string());
+    let Some((claim, pipeline)) = claim(shared, &landed).await? else {
+        return Ok(());
+    };
+    shared.parts.metrics.running().inc();
+    let result = work(shared, &claim, &pipeline).await;
+    shared.parts.metrics.running().dec();
+    result
+}
+
+/// Claims the job, with the pipeline in the version of its first claim.
+async fn claim(shared: &Shared, landed: &LandedData) -> Result<Option<(Claim, Arc<Pipeline>)>> {
+    let parts = &shared.parts;
+    let Some(current) = parts.pipelines.get(&landed.pipeline) else {
+        warn!(pipeline = %landed.pipeline, "no such pipeline here; the job stays queued");
+        return Ok(None);
+    };
+    wait_for_earlier(shared, landed, current).await?;
+    let claim = parts
+        .jobs
+        .claim(landed.job_id, &current.version, &parts.worker, Utc::now())
+        .await?;
+    let Some(claim) = claim else { return Ok(None) };
+    let pipeline = match &claim.job.pipeline_version {
+        Some(version) if *version != current.version => {
+            match older_version(shared, &landed.pipeline, version).await {
+                Ok(older) => older,
+                Err(error) => {
+                    end(
+                        shared,
+                        &claim,
+                        failed(shared, &claim.job, &claim, error, version).await,
+                    )
+                    .await?;
+                    return Ok(None);
+                }
+            }
+        }
+        _ => Arc::new(current.clone()),
+    };
+    info!(pipeline = %landed.pipeline, attempt = claim.attempt, version = %pipeline.version, "claimed");
+    Ok(Some((claim, pipeline)))
+}
+
+/// A job whose pipeline looks into other tables waits for earlier uploads to those tables.
+async fn wait_for_earlier(shared: &Shared, landed: &LandedData, pipeline: &Pipeline) -> Result<()> {
+    let writers: Vec<PipelineName> = shared.writers_of_lookups(pipeline);
+    if writers.is_empty() {
+        return Ok(());
+    }
+    const PAUSE: Duration = Duration::from_millis(100);
+    const PAUSES_MAX: u32 = 9_000; // 15 minutes; then the job runs against what is there
+    for _ in 0..PAUSES_MAX {
+        if shared.stopping.is_cancelled() {
+            return Err(Error::Stopping);
+        }
+        if !shared
+            .parts
+            .jobs
+            .unfinished_before(&writers, landed.job_id)
+            .await?
+        {
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+async fn older_version(shared: &Shared, name: &PipelineName, version: &str) -> Result<Arc<Pipeline>> {
+    let text = shared
+        .parts
+        .jobs
+        .pipeline_text(name, version)
+        .await?
+        .ok_or_else(|| Error::Lookup {
+            table: "tidemill_pipelines".to_owned(),
+            message: format!("lost version {version} of pipeline `{name}`"),
+        })?;
+    let file = format!("{name}.yaml");
+    Pipeline::parse(&file, &text).map(Arc::new).map_err(Error::Plan)
+}
+
+async fn work(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> Result<()> {
+    let lost = CancellationToken::new();
+    let heart = tokio::spawn(beat(shared.clone(), claim.clone(), lost.clone()));
+    let ended = tokio::select! {
+        ended = persist(shared, claim, pipeline) => ended,
+        () = lost.cancelled() => Err(Error::Overtaken),
+        () = overdue(claim) => Err(Error::TimedOut),
+        () = shared.aborting.cancelled() => Err(Error::Stopping),
+    };
+    heart.abort();
+    match ended {
+        Ok(ended) => finish(shared, claim, pipeline, ended).await,
+        Err(Error::Stopping) => {
+            info!("handed back: the processor is stopping");
+            shared.parts.jobs.hand_back(claim, Utc::now(), false).await?;
+            Ok(())
+        }
+        Err(
+            error @ (Error::Overtaken | Error::TimedOut | Error::Sink(tidemill_sinks::Error::Fenced { .. })),
+        ) => {
+            warn!(error = %error, "attempt dropped");
+            shared.parts.metrics.ended(pipeline.name.as_str(), error.code());
+            Ok(()) // the attempt that overtook, or the sweeper, decides what comes next
+        }
+        Err(error) => {
+            let outcome = failed(shared, &claim.job, claim, error, &pipeline.version).await;
+            shared.parts.metrics.ended(pipeline.name.as_str(), "failed");
+            end(shared, claim, outcome).await
+        }
+    }
+}
+
+/// Runs until the end is certain: what may pass is tried again within the attempt's limit.
+async fn persist(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> Result<Ended> {
+    let mut at_once = 0;
+    let mut pause = RETRY_PAUSE.0;
+    loop {
+        let error = match run(shared, claim, pipeline).await {
+            Ok(ended) => return Ok(ended),
+            Err(error) => error,
+        };
+        match error.retry() {
+            Retry::Never => return Err(error),
+            Retry::Now if at_once < RETRIES_AT_ONCE_MAX => at_once += 1,
+            Retry::Now | Retry::Later => {
+                warn!(error = %error.to_job_error().message, pause_ms = pause.as_millis() as u64, "trying again");
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_PAUSE.1);
+            }
+        }
+    }
+}
+
+/// Renews the lease; when the job is no longer this attempt's, says so.
+async fn beat(shared: Shared, claim: Claim, lost: CancellationToken) {
+    let mut ticks = tokio::time::interval(shared.parts.limits.lease / 3);
+    ticks.tick().await; // the first tick is at once; the claim itself was the first beat
+    loop {
+        ticks.tick().await;
+        match shared.parts.jobs.heartbeat(&claim).await {
+            Ok(true) => {}
+            Ok(false) => return lost.cancel(),
+            Err(error) => warn!(error = %error, "heartbeat failed"),
+        }
+    }
+}
+
+async fn overdue(claim: &Claim) {
+    let left = (claim.deadline - Utc::now()).to_std().unwrap_or_default();
+    tokio::time::sleep(left).await;
+}
+
+async fn finish(shared: &Shared, claim: &Claim, pipeline: &Pipeline, ended: Ended) -> Result<()> {
+    let metrics = &shared.parts.metrics;
+    metrics.count(pipeline.name.as_str(), ended.counts);
+    let report = ended.report;
+    let outcome = match ended.error {
+        None => Outcome::Success {
+            counts: ended.counts,
+            report,
+        },
+        Some(error) => Outcome::Failed {
+            counts: ended.counts,
+            report: Some(report),
+            error: error.to_job_error(),
+        },
+    };
+    metrics.ended(
+        pipeline.name.as_str(),
+        if matches!(outcome, Outcome::Success { .. }) {
+            "success"
+        } else {
+            "failed"
+        },
+    );
+    end(shared, claim, (outcome, ended.rejects)).await
+}
+
+type End = (Outcome, Vec<tidemill_jobs::RejectSample>);
+
+/// The end of an attempt that read nothing useful: a report that says why, when one can be written.
+async fn failed(shared: &Shared, job: &Job, claim: &Claim, error: Error, version: &str) -> End {
+    let error = error.to_job_error();
+    let mut report = Report::new(job, claim.attempt, version);
+    report.error = Some(error.clone());
+    let report = report.write(&shared.parts.objects).await.ok();
+    (
+        Outcome::Failed {
+            counts: Counts::default(),
+            report,
+            error,
+        },
+        Vec::new(),
+    )
+}
+
+/// Writes the end into the job table; tried again until the job table answers or the lease has long passed.
+async fn end(shared: &Shared, claim: &Claim, (outcome, rejects): End) -> Result<()> {
+    let mut pause = RETRY_PAUSE.0;
+    loop {
+        match shared
+            .parts
+            .jobs
+            .finish(claim, outcome.clone(), rejects.clone())
+            .await
+        {
+            Ok(true) => {
+                log(&outcome);
+                return Ok(());
+            }
+            Ok(false) => {
+                warn!("the job was taken by another attempt before its end was written");
+                return Ok(());
+            }
+            Err(error) if error.retry() == Retry::Never || Utc::now() > claim.deadline => {
+                return Err(error.into());
+            }
+            Err(error) => {
+                warn!(error = %error, "the end of the job could not be written; trying again");
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_PAUSE.1),
+                    () = shared.aborting.cancelled() => return Err(error.into()),
+                }
+            }
+        }
+    }
+}
+
+fn log(outcome: &Outcome) {
+    match outcome {
+        Outcome::Success { counts, .. } => info!(
+            records_in = counts.records_in,
+            records_written = counts.records_written,
+            records_rejected = counts.records_rejected,
+            records_filtered = counts.records_filtered,
+            "success"
+        ),
+        Outcome::Failed { error, .. } => {
+            info!(code = %error.code, blame = error.blame.as_str(), "failed: {}", error.message)
+        }
+    }
+}

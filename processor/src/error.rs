@@ -1,0 +1,184 @@
+//! What may go wrong with a job in the processor, with whose fault it is and whether to try again.
+
+use datafusion::error::DataFusionError;
+use tidemill_jobs::JobError;
+use tidemill_pipelines::{Blame, Problem, Retry};
+
+use crate::decode::DecodeError;
+
+/// Short for results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of one job, or of the processor itself.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file as a whole cannot be decoded.
+    #[error(transparent)]
+    Decode(#[from] DecodeError),
+    /// The file holds no record and the pipeline does not allow that.
+    #[error("the file holds no record{}", if *.empty { ": it is empty" } else { ", only a header" })]
+    NoRecords {
+        /// No byte at all.
+        empty: bool,
+    },
+    /// More records were refused than the pipeline bears.
+    #[error(
+        "{rejected} of {records} records were refused, more than the {tolerated} that the pipeline tolerates"
+    )]
+    OverErrorBudget {
+        /// Records in.
+        records: u64,
+        /// Records refused.
+        rejected: u64,
+        /// The budget as written.
+        tolerated: String,
+    },
+    /// A row does not meet a check whose `else` is `fail`.
+    #[error("{rows} rows do not meet the check `{check}`")]
+    CheckFailed {
+        /// The check's name.
+        check: String,
+        /// Rows that do not meet it, in the first batch that has one.
+        rows: u64,
+    },
+    /// The pipeline does not plan: its SQL, its key, its tables.
+    #[error("the pipeline cannot be planned: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Plan(Vec<Problem>),
+    /// An SQL step failed on these data.
+    #[error("sql failed: {0}")]
+    Sql(String),
+    /// An SQL step needed more memory than the settings give.
+    #[error("sql ran out of memory: {0}")]
+    Memory(String),
+    /// A table that SQL or a reference needs is missing or too large.
+    #[error("table `{table}` {message}")]
+    Lookup {
+        /// The table.
+        table: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// The object store refused or did not answer.
+    #[error("failed to {action} object `{key}`")]
+    Objects {
+        /// What was tried.
+        action: &'static str,
+        /// The object's key.
+        key: String,
+        /// Why it failed.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The file given by hand could not be read.
+    #[error("failed to read the file")]
+    File(#[from] std::io::Error),
+    /// The sink refused or did not answer.
+    #[error(transparent)]
+    Sink(#[from] tidemill_sinks::Error),
+    /// The job store or the event log refused or did not answer.
+    #[error(transparent)]
+    Jobs(#[from] tidemill_jobs::Error),
+    /// Another attempt owns the job now, or it was cancelled: this one stops without a trace.
+    #[error("the job was taken from this attempt")]
+    Overtaken,
+    /// The attempt took longer than the limit of the settings.
+    #[error("the attempt took longer than its limit")]
+    TimedOut,
+    /// The process is asked to stop; the job is handed back.
+    #[error("the processor is stopping")]
+    Stopping,
+    /// A bug: a task of the processor panicked.
+    #[error("{0} broke down")]
+    Broken(&'static str),
+}
+
+impl Error {
+    /// Whose fault it is.
+    pub fn blame(&self) -> Blame {
+        match self {
+            Error::Decode(error) => error.blame(),
+            Error::NoRecords { .. } | Error::OverErrorBudget { .. } | Error::CheckFailed { .. } => {
+                Blame::Sender
+            }
+            Error::Plan(_) | Error::Sql(_) | Error::Lookup { .. } => Blame::Author,
+            Error::Memory(_) | Error::File(_) | Error::TimedOut | Error::Broken(_) => Blame::Operator,
+            Error::Objects { .. } | Error::Overtaken | Error::Stopping => Blame::World,
+            Error::Sink(error) => error.blame(),
+            Error::Jobs(error) => error.blame(),
+        }
+    }
+
+    /// Whether to try again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Error::Objects { source, .. } => match source {
+                object_store::Error::NotFound { .. } | object_store::Error::InvalidPath { .. } => {
+                    Retry::Never
+                }
+                _ => Retry::Later,
+            },
+            Error::Sink(error) => error.retry(),
+            Error::Jobs(error) => error.retry(),
+            _ => Retry::Never,
+        }
+    }
+
+    /// A stable word for the job's error.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Error::Decode(error) => error.code(),
+            Error::NoRecords { .. } => "no_records",
+            Error::OverErrorBudget { .. } => "over_error_budget",
+            Error::CheckFailed { .. } => "check_failed",
+            Error::Plan(_) => "pipeline_invalid",
+            Error::Sql(_) => "sql_failed",
+            Error::Memory(_) => "out_of_memory",
+            Error::Lookup { .. } => "lookup_failed",
+            Error::Objects { .. } => "object_unavailable",
+            Error::File(_) => "file_unreadable",
+            Error::Sink(error) => error.code(),
+            Error::Jobs(_) => "jobs_unavailable",
+            Error::Overtaken => "overtaken",
+            Error::TimedOut => "timed_out",
+            Error::Stopping => "stopping",
+            Error::Broken(_) => "internal",
+        }
+    }
+
+    /// As the job table and the API show it.
+    pub fn to_job_error(&self) -> JobError {
+        let mut message = self.to_string();
+        let mut source = std::error::Error::source(self);
+        while let Some(cause) = source {
+            message = format!("{message}: {cause}");
+            source = cause.source();
+        }
+        JobError {
+            code: self.code().to_owned(),
+            message,
+            blame: self.blame(),
+        }
+    }
+}
+
+impl From<DataFusionError> for Error {
+    /// Takes back an error of ours that travelled through DataFusion; all else is the SQL's.
+    fn from(error: DataFusionError) -> Self {
+        match error {
+            DataFusionError::External(inner) => match inner.downcast::<Error>() {
+                Ok(ours) => *ours,
+                Err(other) => Error::Sql(other.to_string()),
+            },
+            DataFusionError::Context(_, inner) => Error::from(*inner),
+            DataFusionError::Shared(inner) => Error::Sql(inner.strip_backtrace()),
+            DataFusionError::ResourcesExhausted(message) => Error::Memory(message),
+            other => Error::Sql(other.strip_backtrace()),
+        }
+    }
+}
+
+impl From<Error> for DataFusionError {
+    fn from(error: Error) -> Self {
+        DataFusionError::External(Box::new(error))
+    }
+}

@@ -1,0 +1,304 @@
+//! Intake: bytes in, decoded and checked batches out, rejects aside; every record is counted once.
+//!
+//! Decoding is CPU work, so it runs on a thread of its own between two bounded channels. A consumer that
+//! wants no more rows (an SQL `LIMIT`) does not end it: the rest of the file is still counted. Only dropping
+//! the [`Intake`] does.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arrow::compute::filter_record_batch;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::PhysicalExpr;
+use futures::stream::BoxStream;
+use futures::{Stream, StreamExt};
+use tidemill_jobs::{FinishedData, RejectSample};
+use tidemill_pipelines::{Check, CheckElse, ErrorBudget, Format, Pipeline, Then, Tolerance};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::decode;
+use crate::decode::{
+    DecodeLimits, DecodeOutput, Decoded, Decoder, References, Reject, RejectProblem, Stopped,
+};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::limits::{BATCHES_BETWEEN_STAGES, CHUNKS_READ_AHEAD, ProcessorLimits};
+use crate::plan::Plan;
+use crate::steps::{stream_of, unmet};
+
+/// Takes rejects as they come, on the decoding thread.
+pub type TakeReject = Box<dyn FnMut(&Reject) -> Result<()> + Send>;
+
+/// What came in.
+#[derive(Debug, Default, Clone)]
+pub(crate) struct Summary {
+    /// Records found, without the header.
+    pub records: u64,
+    /// Records refused.
+    pub rejected: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// The input had no byte at all.
+    pub empty: bool,
+    /// Refused records by the code of their first problem.
+    pub by_code: BTreeMap<String, u64>,
+    /// The first rejects, for messages.
+    pub samples: Vec<RejectSample>,
+}
+
+/// A running intake.
+pub(crate) struct Intake {
+    task: JoinHandle<Result<Summary>>,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Intake {
+    /// Starts reading; the rows come out of the stream.
+    pub(crate) fn start(
+        bytes: BoxStream<'static, Result<Bytes>>,
+        pipeline: &Pipeline,
+        plan: &Plan,
+        engine: &Engine,
+        references: References,
+        limits: &ProcessorLimits,
+        take_reject: TakeReject,
+    ) -> Result<(Self, SendableRecordBatchStream)> {
+        let schema = decode::schema(&pipeline.columns);
+        let Format::Csv(format) = &pipeline.format;
+        let decoder = Decoder::new(
+            format,
+            &pipeline.columns,
+            references,
+            DecodeLimits {
+                batch_rows: limits.batch_rows,
+                record_bytes_max: limits.record_bytes_max,
+                raw_bytes_max: limits.raw_bytes_max,
+            },
+        );
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let (send_rows, receive_rows) = mpsc::channel(BATCHES_BETWEEN_STAGES);
+        let sorting = Sorting {
+            checks: compile(&plan.record_checks, engine, &schema)?,
+            rows: send_rows,
+            rows_wanted: true,
+            take_reject,
+            raw_bytes_max: limits.raw_bytes_max,
+            summary: Summary::default(),
+            failure: None,
+            abandoned: Arc::clone(&abandoned),
+        };
+        let chunks = read_ahead(bytes);
+        let task = tokio::task::spawn_blocking(move || sort(chunks, decoder, sorting));
+        Ok((Self { task, abandoned }, stream_of(schema, receive_rows)))
+    }
+
+    /// Waits for the end of the input; an error of reading or decoding comes out here.
+    pub(crate) async fn finish(mut self) -> Result<Summary> {
+        (&mut self.task).await.map_err(|_| Error::Broken("the decoder"))?
+    }
+}
+
+impl Drop for Intake {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Pumps chunks into a bounded channel; ends with the input, its first error, or its reader.
+fn read_ahead(
+    mut bytes: impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
+) -> mpsc::Receiver<Result<Bytes>> {
+    let (send, receive) = mpsc::channel(CHUNKS_READ_AHEAD);
+    tokio::spawn(async move {
+        while let Some(chunk) = bytes.next().await {
+            let failed = chunk.is_err();
+            if send.send(chunk).await.is_err() || failed {
+                break;
+            }
+        }
+    });
+    receive
+}
+
+fn sort(
+    mut chunks: mpsc::Receiver<Result<Bytes>>,
+    mut decoder: Decoder,
+    mut sorting: Sorting,
+) -> Result<Summary> {
+    let result = decode_all(&mut chunks, &mut decoder, &mut sorting);
+    if result.is_err() && sorting.rows_wanted {
+        // Ends the stream with an error: half of a file must never look like a whole one.
+        let _ = sorting.rows.blocking_send(Err(Error::Broken("the intake")));
+    }
+    result.map(|()| sorting.summary)
+}
+
+fn decode_all(
+    chunks: &mut mpsc::Receiver<Result<Bytes>>,
+    decoder: &mut Decoder,
+    sorting: &mut Sorting,
+) -> Result<()> {
+    while let Some(chunk) = chunks.blocking_recv() {
+        if let Err(error) = decoder.feed(chunk?, sorting) {
+            return Err(sorting.failure.take().unwrap_or(error.into()));
+        }
+    }
+    match decoder.finish(sorting) {
+        Ok(summary) => {
+            sorting.summary.records = summary.records_in;
+            sorting.summary.bytes = summary.bytes;
+            sorting.summary.empty = summary.empty;
+            Ok(())
+        }
+        Err(error) => Err(sorting.failure.take().unwrap_or(error.into())),
+    }
+}
+
+type CompiledCheck = (Check, Arc<dyn PhysicalExpr>);
+
+fn compile(checks: &[Check], engine: &Engine, schema: &SchemaRef) -> Result<Vec<CompiledCheck>> {
+    checks
+        .iter()
+        .map(|check| Ok((check.clone(), engine.condition(&check.condition, schema)?)))
+        .collect()
+}
+
+/// Sorts what the decoder makes into rows and rejects.
+struct Sorting {
+    checks: Vec<CompiledCheck>,
+    rows: mpsc::Sender<Result<RecordBatch>>,
+    rows_wanted: bool,
+    take_reject: TakeReject,
+    raw_bytes_max: usize,
+    summary: Summary,
+    failure: Option<Error>,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl DecodeOutput for Sorting {
+    fn batch(&mut self, decoded: Decoded) -> Result<(), Stopped> {
+        if self.abandoned.load(Ordering::Relaxed) {
+            return self.stop(Error::Overtaken);
+        }
+        let batch = match self.checked(decoded) {
+            Ok(batch) => batch,
+            Err(error) => return self.stop(error),
+        };
+        if batch.num_rows() > 0 && self.rows_wanted {
+            self.rows_wanted = self.rows.blocking_send(Ok(batch)).is_ok();
+        }
+        Ok(())
+    }
+
+    fn reject(&mut self, reject: Reject) -> Result<(), Stopped> {
+        self.refuse(&reject).or_else(|error| self.stop(error))
+    }
+}
+
+impl Sorting {
+    fn stop(&mut self, error: Error) -> Result<(), Stopped> {
+        self.failure = Some(error);
+        Err(Stopped)
+    }
+
+    fn refuse(&mut self, reject: &Reject) -> Result<()> {
+        let Some(first) = reject.problems.first() else {
+            return Err(Error::Broken("a reject without reason"));
+        };
+        self.summary.rejected += 1;
+        match self.summary.by_code.get_mut(&first.code) {
+            Some(count) => *count += 1,
+            None => {
+                self.summary.by_code.insert(first.code.clone(), 1);
+            }
+        }
+        if self.summary.samples.len() < FinishedData::REJECTS_MAX {
+            self.summary.samples.push(RejectSample {
+                line: reject.origin.line,
+                column: first.column.clone(),
+                code: first.code.clone(),
+                message: first.message.clone(),
+            });
+        }
+        if self.abandoned.load(Ordering::Relaxed) {
+            return Err(Error::Overtaken);
+        }
+        (self.take_reject)(reject)
+    }
+
+    /// The rows of a batch that meet every check; the others become rejects, or fail the job.
+    fn checked(&mut self, decoded: Decoded) -> Result<RecordBatch> {
+        if self.checks.is_empty() {
+            return Ok(decoded.batch);
+        }
+        let mut failed: BTreeMap<usize, Vec<RejectProblem>> = BTreeMap::new();
+        for (check, condition) in &self.checks {
+            let unmet = unmet(condition.as_ref(), &decoded.batch)?;
+            let count = unmet.true_count() as u64;
+            if count > 0 && check.otherwise == CheckElse::Fail {
+                return Err(Error::CheckFailed {
+                    check: check.name.to_string(),
+                    rows: count,
+                });
+            }
+            for row in unmet.values().set_indices() {
+                failed.entry(row).or_default().push(RejectProblem {
+                    column: None,
+                    code: check.name.to_string(),
+                    message: format!("does not meet `{}`", check.condition),
+                });
+            }
+        }
+        if failed.is_empty() {
+            return Ok(decoded.batch);
+        }
+        let kept = (0..decoded.batch.num_rows())
+            .map(|row| Some(!failed.contains_key(&row)))
+            .collect();
+        for (row, problems) in failed {
+            let origin = decoded.origins[row];
+            let start = (origin.byte_start - decoded.raw_start) as usize;
+            let end = ((origin.byte_end - decoded.raw_start) as usize).min(start + self.raw_bytes_max);
+            let raw = decoded.raw.slice(start..end);
+            self.refuse(&Reject {
+                origin,
+                stage: "check",
+                problems,
+                raw,
+            })?;
+        }
+        filter_record_batch(&decoded.batch, &kept).map_err(|error| Error::Sql(error.to_string()))
+    }
+}
+
+/// Whether the rejects of a whole file are within the pipeline's error budget.
+pub(crate) fn within_budget(budget: &ErrorBudget, summary: &Summary) -> bool {
+    match budget.tolerate {
+        Tolerance::Records(most) => summary.rejected <= most,
+        Tolerance::Percent(percent) => summary.rejected as f64 * 100.0 <= percent * summary.records as f64,
+    }
+}
+
+/// What the pipeline makes of the rejects of a whole file: an error when it is over budget and aborts.
+pub(crate) fn judge(pipeline: &Pipeline, allow_empty: bool, summary: &Summary) -> Result<()> {
+    if summary.records == 0 && !allow_empty {
+        return Err(Error::NoRecords { empty: summary.empty });
+    }
+    if pipeline.rejects.then == Then::Abort && !within_budget(&pipeline.rejects, summary) {
+        let tolerated = match pipeline.rejects.tolerate {
+            Tolerance::Percent(percent) => format!("{percent}%"),
+            Tolerance::Records(records) => records.to_string(),
+        };
+        return Err(Error::OverErrorBudget {
+            records: summary.records,
+            rejected: summary.rejected,
+            tolerated,
+        });
+    }
+    Ok(())
+}

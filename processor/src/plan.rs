@@ -1,0 +1,440 @@
+//! The plan of a pipeline: its SQL planned against its columns, its checks, and the tables it writes.
+//!
+//! Made once before a job runs, and by `tidemill check` for every pipeline; all problems are told together.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use datafusion::common::Column as PlanColumn;
+use datafusion::datasource::MemTable;
+use datafusion::error::DataFusionError;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::prelude::SessionContext;
+use tidemill_pipelines::{
+    Check, ColumnName, ColumnType, Pipeline, PipelineSet, Problem, SinkSpec, Step, TableName, TableSink,
+};
+use tidemill_sinks::{TableColumn, TablePlan};
+
+use crate::decode;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::lookups::Lookups;
+
+/// The name of the table that each step reads.
+pub(crate) const INPUT: &str = "input";
+
+/// What a pipeline does, once its SQL is known to plan.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// Checks on records, before the first SQL step.
+    pub(crate) record_checks: Vec<Check>,
+    /// What follows, in order.
+    pub(crate) stages: Vec<Stage>,
+    /// The columns of the rows that are delivered.
+    pub output: SchemaRef,
+    /// The tables that are written, in the order of the sinks.
+    pub tables: Vec<TablePlan>,
+}
+
+/// One step after the record checks, with the columns of its result.
+#[derive(Debug, Clone)]
+pub(crate) enum Stage {
+    Sql { sql: String },
+    Check(Check),
+}
+
+/// Plans a pipeline. `lookups` gives the tables of the database; tables that are not there yet are taken
+/// as the other pipelines of the set declare them.
+pub async fn plan(
+    engine: &Engine,
+    pipeline: &Pipeline,
+    set: &PipelineSet,
+    lookups: Option<&Lookups>,
+) -> Result<Plan> {
+    let mut planner = Planner {
+        engine,
+        set,
+        lookups,
+        pipeline,
+        problems: Vec::new(),
+    };
+    let plan = planner.plan(0).await?;
+    match plan {
+        Some(plan) if planner.problems.is_empty() => Ok(plan),
+        _ => Err(Error::Plan(planner.problems)),
+    }
+}
+
+/// The problems of planning a pipeline without any database, for `tidemill check`.
+pub async fn check_pipeline(engine: &Engine, pipeline: &Pipeline, set: &PipelineSet) -> Vec<Problem> {
+    match plan(engine, pipeline, set, None).await {
+        Ok(_) => Vec::new(),
+        Err(Error::Plan(problems)) => problems,
+        Err(other) => vec![Problem {
+            file: format!("{}.yaml", pipeline.name),
+            line: 0,
+            column: 0,
+            message: other.to_string(),
+            help: None,
+        }],
+    }
+}
+
+/// How deep pipelines may look into tables of pipelines that look into tables.
+const LOOKUP_DEPTH_MAX: usize = 8;
+
+struct Planner<'a> {
+    engine: &'a Engine,
+    set: &'a PipelineSet,
+    lookups: Option<&'a Lookups>,
+    pipeline: &'a Pipeline,
+    problems: Vec<Problem>,
+}
+
+impl Planner<'_> {
+    async fn plan(&mut self, depth: usize) -> Result<Option<Plan>> {
+        let mut record_checks = Vec::new();
+        let mut stages = Vec::new();
+        let mut schema = decode::schema(&self.pipeline.columns);
+        let mut lengths = declared_lengths(self.pipeline);
+        for (index, step) in self.pipeline.steps.iter().enumerate() {
+            match step {
+                Step::Check(check) => {
+                    if let Err(error) = self.engine.condition(&check.condition, &schema) {
+                        let message = format!("check `{}` does not plan: {}", check.name, words(&error));
+                        self.problem(index, "check", message, columns_help(&schema));
+                        continue;
+                    }
+                    if stages.is_empty() {
+                        record_checks.push(check.clone());
+                    } else {
+                        stages.push(Stage::Check(check.clone()));
+                    }
+                }
+                Step::Sql(sql) => match self.plan_sql(sql, &schema, depth).await? {
+                    Ok(logical) => {
+                        lengths = kept_lengths(&logical, &lengths);
+                        schema = Arc::new(logical.schema().as_arrow().clone());
+                        stages.push(Stage::Sql { sql: sql.clone() });
+                    }
+                    Err(error) => {
+                        let message = format!("sql does not plan: {}", words(&error));
+                        self.problem(index, "sql", message, columns_help(&schema));
+                        return Ok(None);
+                    }
+                },
+            }
+        }
+        let Some(output) = self.output(&schema) else {
+            return Ok(None);
+        };
+        let tables = self
+            .pipeline
+            .sinks
+            .iter()
+            .enumerate()
+            .filter_map(|(index, SinkSpec::Table(sink))| self.table(index, sink, &output, &lengths))
+            .collect();
+        let output = self.non_null_keys(output);
+        Ok(Some(Plan {
+            record_checks,
+            stages,
+            output,
+            tables,
+        }))
+    }
+
+    /// The outer error is of the lookups' database, the inner one of the SQL.
+    async fn plan_sql(
+        &self,
+        sql: &str,
+        input: &SchemaRef,
+        depth: usize,
+    ) -> Result<Result<LogicalPlan, DataFusionError>> {
+        let session = self.engine.session();
+        let tables = match referenced_tables(&session, sql) {
+            Ok(tables) => tables,
+            Err(error) => return Ok(Err(error)),
+        };
+        for table in tables {
+            let schema = match self.lookup_schema(&table, depth).await? {
+                Some(schema) => schema,
+                None => continue, // planning itself names the missing table
+            };
+            if let Err(error) = register_empty(&session, table.as_str(), schema) {
+                return Ok(Err(error));
+            }
+        }
+        if let Err(error) = register_empty(&session, INPUT, Arc::clone(input)) {
+            return Ok(Err(error));
+        }
+        Ok(logical_plan(&session, sql).await)
+    }
+
+    async fn lookup_schema(&self, table: &TableName, depth: usize) -> Result<Option<SchemaRef>> {
+        if let Some(lookups) = self.lookups
+            && let Some(schema) = lookups.schema(table).await?
+        {
+            return Ok(Some(schema));
+        }
+        let Some(writer) = self.set.writer_of(table) else {
+            return Ok(None);
+        };
+        if depth >= LOOKUP_DEPTH_MAX || writer.name == self.pipeline.name {
+            return Ok(None);
+        }
+        let mut planner = Planner {
+            pipeline: writer,
+            problems: Vec::new(),
+            ..*self
+        };
+        let plan = Box::pin(planner.plan(depth + 1)).await?;
+        Ok(plan.map(|plan| plan.output))
+    }
+
+    /// The schema of the delivered rows: the types that sinks know, names that tables can have.
+    fn output(&mut self, schema: &SchemaRef) -> Option<SchemaRef> {
+        let mut fields = Vec::new();
+        let mut seen = HashMap::new();
+        let before = self.problems.len();
+        for field in schema.fields() {
+            let name = field.name();
+            if name.parse::<ColumnName>().is_err() {
+                let help = format!("name it in the last sql step: `{name} AS a_name`");
+                self.sink_problem(
+                    format!("the steps make a column `{name}`, which is no column name"),
+                    Some(help),
+                );
+            } else if seen.insert(name.to_ascii_lowercase(), ()).is_some() {
+                let help = "give each column a name of its own with AS".to_owned();
+                self.sink_problem(format!("the steps make two columns `{name}`"), Some(help));
+            }
+            match delivered_type(field.data_type()) {
+                Some(kind) => fields.push(Field::new(name, kind, field.is_nullable())),
+                None => {
+                    let help = format!("cast it in the last sql step: `CAST({name} AS VARCHAR) AS {name}`");
+                    let message = format!(
+                        "column `{name}` is of type {}, which no sink stores",
+                        field.data_type()
+                    );
+                    self.sink_problem(message, Some(help));
+                }
+            }
+        }
+        (self.problems.len() == before).then(|| Arc::new(Schema::new(fields)))
+    }
+
+    fn table(
+        &mut self,
+        index: usize,
+        sink: &TableSink,
+        output: &SchemaRef,
+        lengths: &HashMap<String, u32>,
+    ) -> Option<TablePlan> {
+        let before = self.problems.len();
+        for key in &sink.key {
+            if output.index_of(key.as_str()).is_err() {
+                let message = format!(
+                    "key column `{key}` of table `{}` is not made by the steps",
+                    sink.name
+                );
+                self.problem_at(
+                    &format!("sinks[{index}].table.key"),
+                    message,
+                    columns_help(output),
+                );
+            }
+        }
+        if self.problems.len() > before {
+            return None;
+        }
+        let columns = output
+            .fields()
+            .iter()
+            .filter_map(|field| {
+                let name: ColumnName = field.name().parse().ok()?;
+                let nullable = field.is_nullable() && !sink.key.contains(&name);
+                let max_length = lengths.get(field.name()).copied();
+                Some(TableColumn {
+                    name,
+                    kind: field.data_type().clone(),
+                    nullable,
+                    max_length,
+                })
+            })
+            .collect();
+        Some(TablePlan {
+            table: sink.name.clone(),
+            columns,
+            key: sink.key.clone(),
+            mode: sink.mode,
+        })
+    }
+
+    /// A key is never null, whatever the SQL says of it.
+    fn non_null_keys(&self, output: SchemaRef) -> SchemaRef {
+        let is_key = |name: &str| {
+            self.pipeline
+                .sinks
+                .iter()
+                .any(|SinkSpec::Table(sink)| sink.key.iter().any(|key| key.as_str() == name))
+        };
+        let fields: Vec<_> = output
+            .fields()
+            .iter()
+            .map(|field| {
+                let nullable = field.is_nullable() && !is_key(field.name());
+                field.as_ref().clone().with_nullable(nullable)
+            })
+            .collect();
+        Arc::new(Schema::new(fields))
+    }
+
+    fn problem(&mut self, step: usize, what: &str, message: String, help: Option<String>) {
+        self.problem_at(&format!("steps[{step}].{what}"), message, help);
+    }
+
+    fn sink_problem(&mut self, message: String, help: Option<String>) {
+        self.problem_at("steps", message, help);
+    }
+
+    fn problem_at(&mut self, path: &str, message: String, help: Option<String>) {
+        let (line, column) = self.pipeline.locate(path);
+        self.problems.push(Problem {
+            file: format!("{}.yaml", self.pipeline.name),
+            line,
+            column,
+            message,
+            help,
+        });
+    }
+}
+
+/// The tables that a statement reads, but for `input`.
+pub(crate) fn referenced_tables(
+    session: &SessionContext,
+    sql: &str,
+) -> Result<Vec<TableName>, DataFusionError> {
+    let state = session.state();
+    let dialect = state.config_options().sql_parser.dialect;
+    let statement = state.sql_to_statement(sql, &dialect)?;
+    let references = state.resolve_table_references(&statement)?;
+    Ok(references
+        .iter()
+        .filter(|reference| reference.table() != INPUT)
+        .filter_map(|reference| reference.table().parse().ok())
+        .collect())
+}
+
+/// The tables other than `input` that a pipeline looks into, by references and by SQL.
+pub(crate) fn tables_read(engine: &Engine, pipeline: &Pipeline) -> Vec<TableName> {
+    let references = pipeline
+        .columns
+        .iter()
+        .filter_map(|column| column.references.as_ref());
+    let mut tables: Vec<_> = references.map(|reference| reference.table.clone()).collect();
+    for step in &pipeline.steps {
+        if let Step::Sql(sql) = step {
+            tables.extend(referenced_tables(&engine.session(), sql).unwrap_or_default());
+        }
+    }
+    tables
+}
+
+/// Plans one statement that may only read.
+pub(crate) async fn logical_plan(
+    session: &SessionContext,
+    sql: &str,
+) -> Result<LogicalPlan, DataFusionError> {
+    let plan = session.state().create_logical_plan(sql).await?;
+    Engine::read_only().verify_plan(&plan)?;
+    Ok(plan)
+}
+
+fn register_empty(session: &SessionContext, name: &str, schema: SchemaRef) -> Result<(), DataFusionError> {
+    session.register_table(name, Arc::new(MemTable::try_new(schema, vec![vec![]])?))?;
+    Ok(())
+}
+
+/// The type under which a column is delivered; `None` when no sink stores it.
+fn delivered_type(kind: &DataType) -> Option<DataType> {
+    Some(match kind {
+        DataType::Int8 | DataType::Int16 | DataType::Int32 | DataType::Int64 => DataType::Int64,
+        DataType::UInt8 | DataType::UInt16 | DataType::UInt32 => DataType::Int64,
+        DataType::UInt64 => DataType::Decimal128(20, 0),
+        DataType::Float16 | DataType::Float32 | DataType::Float64 => DataType::Float64,
+        DataType::Decimal32(precision, scale) | DataType::Decimal64(precision, scale) => {
+            DataType::Decimal128(*precision, *scale)
+        }
+        DataType::Decimal128(_, scale) if *scale >= 0 => kind.clone(),
+        DataType::Boolean => DataType::Boolean,
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
+        DataType::Date32 | DataType::Date64 => DataType::Date32,
+        DataType::Timestamp(_, _) => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+        DataType::Dictionary(_, value) => delivered_type(value)?,
+        _ => return None,
+    })
+}
+
+fn declared_lengths(pipeline: &Pipeline) -> HashMap<String, u32> {
+    pipeline
+        .columns
+        .iter()
+        .filter_map(|column| match column.kind {
+            ColumnType::Text {
+                max_length: Some(length),
+            } => Some((column.name.to_string(), length)),
+            _ => None,
+        })
+        .collect()
+}
+
+/// The longest values of the result, where the last projection hands a column on as it is or trimmed.
+fn kept_lengths(plan: &LogicalPlan, lengths: &HashMap<String, u32>) -> HashMap<String, u32> {
+    let known = |column: &PlanColumn| {
+        let of_input = column
+            .relation
+            .as_ref()
+            .is_some_and(|relation| relation.table() == INPUT);
+        of_input.then(|| lengths.get(&column.name).copied()).flatten()
+    };
+    let mut kept = HashMap::new();
+    for (index, expr) in plan.expressions().iter().enumerate() {
+        if let LogicalPlan::Projection(_) = plan
+            && let Some(length) = text_source(expr).and_then(known)
+        {
+            kept.insert(plan.schema().field(index).name().clone(), length);
+        }
+    }
+    kept
+}
+
+fn text_source(expr: &Expr) -> Option<&PlanColumn> {
+    match expr {
+        Expr::Column(column) => Some(column),
+        Expr::Alias(alias) => text_source(&alias.expr),
+        Expr::ScalarFunction(call) if matches!(call.name(), "btrim" | "ltrim" | "rtrim" | "trim") => {
+            call.args.first().and_then(text_source)
+        }
+        _ => None,
+    }
+}
+
+fn columns_help(schema: &SchemaRef) -> Option<String> {
+    let names: Vec<_> = schema
+        .fields()
+        .iter()
+        .map(|field| field.name().as_str())
+        .collect();
+    Some(format!("the columns are {}", names.join(", ")))
+}
+
+fn words(error: &DataFusionError) -> String {
+    let text = error.strip_backtrace();
+    let text = text
+        .strip_prefix("Error during planning: ")
+        .unwrap_or(&text)
+        .trim();
+    text.lines().next().unwrap_or(text).to_owned()
+}

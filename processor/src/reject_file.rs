@@ -1,0 +1,95 @@
+//! The object with all rejects of an attempt: CSV, written while the decoder works, in bounded memory.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use object_store::ObjectStore;
+use object_store::buffered::BufWriter;
+use object_store::path::Path;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+use crate::decode::{Reject, RejectWriter};
+use crate::error::{Error, Result};
+use crate::intake::TakeReject;
+
+/// Chunks between the decoder and the upload.
+const CHUNKS_MAX: usize = 8;
+/// Bytes held before the upload becomes a multipart one: S3 wants parts of at least 5 MiB.
+const PART_BYTES: usize = 5 << 20;
+
+/// A running upload of rejects. Nothing is uploaded when there are none.
+pub(crate) struct RejectFile {
+    upload: JoinHandle<Result<bool>>,
+}
+
+impl RejectFile {
+    /// Starts the upload; rejects go into the closure, which ends the file when it is dropped.
+    pub(crate) fn start(objects: Arc<dyn ObjectStore>, key: String) -> (Self, TakeReject) {
+        let (send, receive) = mpsc::channel(CHUNKS_MAX);
+        let upload = tokio::spawn(upload(objects, key, receive));
+        let mut buffer = Buffer {
+            writer: RejectWriter::new(),
+            send,
+        };
+        let take = Box::new(move |reject: &Reject| {
+            buffer.writer.write(reject)?;
+            match buffer.writer.take_chunk() {
+                Some(chunk) => buffer
+                    .send
+                    .blocking_send(chunk)
+                    .map_err(|_| Error::Broken("the upload of rejects")),
+                None => Ok(()),
+            }
+        });
+        (Self { upload }, take)
+    }
+
+    /// Waits until the object is there; false when there was no reject and so no object.
+    pub(crate) async fn finish(self) -> Result<bool> {
+        self.upload
+            .await
+            .map_err(|_| Error::Broken("the upload of rejects"))?
+    }
+}
+
+struct Buffer {
+    writer: RejectWriter,
+    send: mpsc::Sender<Bytes>,
+}
+
+impl Drop for Buffer {
+    fn drop(&mut self) {
+        if self.writer.count() > 0 {
+            let rest = std::mem::take(&mut self.writer).finish();
+            // Fails only when the upload has failed, and that error is told by `RejectFile::finish`.
+            let _ = self.send.blocking_send(rest);
+        }
+    }
+}
+
+async fn upload(
+    objects: Arc<dyn ObjectStore>,
+    key: String,
+    mut chunks: mpsc::Receiver<Bytes>,
+) -> Result<bool> {
+    let failed = |error: std::io::Error| Error::Objects {
+        action: "write",
+        key: key.clone(),
+        source: object_store::Error::Generic {
+            store: "rejects",
+            source: error.into(),
+        },
+    };
+    let Some(first) = chunks.recv().await else {
+        return Ok(false);
+    };
+    let mut writer = BufWriter::with_capacity(objects, Path::from(key.as_str()), PART_BYTES);
+    writer.write_all(&first).await.map_err(failed)?;
+    while let Some(chunk) = chunks.recv().await {
+        writer.write_all(&chunk).await.map_err(failed)?;
+    }
+    writer.shutdown().await.map_err(failed)?;
+    Ok(true)
+}

@@ -1,0 +1,170 @@
+//! One attempt at a job, from its object to the commit: the story of the processor.
+//!
+//! Each stage has its file: plan, deliver (open), lookups, read, intake (decode, check), steps (SQL),
+//! deliver (write), report, deliver (commit). Nothing is in the tables before the commit; whatever fails
+//! before it leaves nothing behind but, sometimes, a report.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use chrono::Utc;
+use datafusion::execution::SendableRecordBatchStream;
+use tidemill_jobs::{Claim, Counts, Job, RejectSample};
+use tidemill_pipelines::{Pipeline, Source};
+
+use crate::deliver::Deliveries;
+use crate::error::{Error, Result};
+use crate::intake::{Intake, Summary, judge, within_budget};
+use crate::lookups::Lookups;
+use crate::plan::{Plan, plan};
+use crate::read::read_objects;
+use crate::reject_file::RejectFile;
+use crate::report::{Report, TableRows, rejects_key};
+use crate::serve::Shared;
+use crate::steps;
+
+/// How an attempt ended, once that is certain.
+pub(crate) struct Ended {
+    pub counts: Counts,
+    /// Key of the report object.
+    pub report: String,
+    /// The first rejects, for messages.
+    pub rejects: Vec<RejectSample>,
+    /// Why it failed, when it did: the data are at fault, so the same attempt would fail again.
+    pub error: Option<Error>,
+}
+
+/// Runs one attempt of a job.
+pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> Result<Ended> {
+    let (parts, job, attempt) = (&shared.parts, &claim.job, claim.attempt);
+    let started = Instant::now();
+    let lookups = Lookups::Sink(Arc::clone(&parts.sink));
+    let plan = plan(&shared.engine, pipeline, &parts.pipelines, Some(&lookups)).await?;
+    let mut deliveries = Deliveries::open(&parts.sink, &plan, &job.job_id.to_string(), attempt).await?;
+    if let Some(earlier) = deliveries.committed_by() {
+        return recover(shared, job, earlier).await;
+    }
+    let references = lookups.references(pipeline, parts.limits.lookup_rows_max).await?;
+    shared.stage(pipeline, "open", started);
+
+    let streaming = Instant::now();
+    let bytes = read_objects(Arc::clone(&parts.objects), job.files_to_process.clone());
+    let (reject_file, take_reject) =
+        RejectFile::start(Arc::clone(&parts.objects), rejects_key(job.job_id, attempt));
+    let (intake, rows) = Intake::start(
+        bytes,
+        pipeline,
+        &plan,
+        &shared.engine,
+        references,
+        &parts.limits,
+        take_reject,
+    )?;
+    let delivered = stream(shared, &plan, &lookups, rows, &mut deliveries).await;
+    let (rows, summary) = both(delivered, intake).await?;
+    let has_rejects = reject_file.finish().await?;
+    shared.stage(pipeline, "stream", streaming);
+
+    let committing = Instant::now();
+    let mut report = describe(job, attempt, pipeline, &plan, &summary, rows);
+    report.started_at = Utc::now() - started.elapsed();
+    report.rejects_file_path = has_rejects.then(|| rejects_key(job.job_id, attempt));
+    let error = judge(pipeline, allows_empty(pipeline), &summary).err();
+    if let Some(error) = &error {
+        report.counts.records_written = 0;
+        report.tables.clear();
+        report.error = Some(error.to_job_error());
+    }
+    let key = report.write(&parts.objects).await?;
+    if !parts.jobs.heartbeat(claim).await? {
+        return Err(Error::Overtaken); // put back or cancelled meanwhile: nothing may be written for it
+    }
+    match &error {
+        None => drop(deliveries.commit().await?),
+        Some(_) => deliveries.rollback().await?,
+    }
+    shared.stage(pipeline, "commit", committing);
+    Ok(Ended {
+        counts: report.counts,
+        report: key,
+        rejects: summary.samples,
+        error,
+    })
+}
+
+/// An earlier attempt committed and then died: its report, written before its commit, says the rest.
+async fn recover(shared: &Shared, job: &Job, earlier: u32) -> Result<Ended> {
+    let report = Report::read(&shared.parts.objects, job.job_id, earlier).await?;
+    Ok(Ended {
+        counts: report.counts,
+        report: crate::report::report_key(job.job_id, earlier),
+        rejects: report.rejects,
+        error: None,
+    })
+}
+
+async fn stream(
+    shared: &Shared,
+    plan: &Plan,
+    lookups: &Lookups,
+    rows: SendableRecordBatchStream,
+    deliveries: &mut Deliveries,
+) -> Result<u64> {
+    let rows = steps::run(&shared.engine, plan, lookups, &shared.parts.limits, rows).await?;
+    deliveries.write(rows).await
+}
+
+/// The rows delivered and the records taken in. An error of the intake is the cause of what came after it.
+pub(crate) async fn both(delivered: Result<u64>, intake: Intake) -> Result<(u64, Summary)> {
+    match delivered {
+        Ok(rows) => Ok((rows, intake.finish().await?)),
+        Err(Error::Broken(_)) => match intake.finish().await {
+            Err(cause) => Err(cause),
+            Ok(_) => Err(Error::Broken("the intake")),
+        },
+        Err(error) => Err(error),
+    }
+}
+
+fn describe(
+    job: &Job,
+    attempt: u32,
+    pipeline: &Pipeline,
+    plan: &Plan,
+    summary: &Summary,
+    rows: u64,
+) -> Report {
+    let mut report = Report::new(job, attempt, &pipeline.version);
+    (report.counts, report.rows_added) = count(summary, rows);
+    report.size_bytes = summary.bytes;
+    report.rejects_by_code = summary.by_code.clone();
+    report.rejects = summary.samples.clone();
+    report.over_error_budget = !within_budget(&pipeline.rejects, summary);
+    report.tables = plan
+        .tables
+        .iter()
+        .map(|table| TableRows {
+            table: table.table.to_string(),
+            rows,
+        })
+        .collect();
+    report
+}
+
+/// `records_in + rows_added = written + rejected + filtered`: of filtered and added, one is zero.
+pub(crate) fn count(summary: &Summary, rows: u64) -> (Counts, u64) {
+    let used = summary.records.saturating_sub(summary.rejected);
+    let counts = Counts {
+        records_in: summary.records,
+        records_written: rows,
+        records_rejected: summary.rejected,
+        records_filtered: used.saturating_sub(rows),
+    };
+    (counts, rows.saturating_sub(used))
+}
+
+pub(crate) fn allows_empty(pipeline: &Pipeline) -> bool {
+    match &pipeline.source {
+        Source::Upload(upload) => upload.allow_empty,
+    }
+}

@@ -1,0 +1,197 @@
+//! The processor role: takes `landed` events from the log and works on a bounded number of jobs at once.
+//!
+//! An event is acked once its job is done with; a processor that dies leaves its events unacked and its jobs
+//! to the sweeper. When asked to stop it claims nothing new, lets jobs finish within the grace period, and
+//! hands the others back.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use object_store::ObjectStore;
+use tidemill_jobs::{EventLog, JobStore, Record, Subscription, Topic};
+use tidemill_pipelines::{Pipeline, PipelineName, PipelineSet};
+use tidemill_sinks::Sink;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::attempt::attempt;
+use crate::engine::Engine;
+use crate::error::Result;
+use crate::limits::{ProcessorLimits, RETRY_PAUSE};
+use crate::metrics::Metrics;
+use crate::plan::tables_read;
+
+/// The consumer group of all processors.
+pub const GROUP: &str = "processor";
+
+/// What a processor works with.
+pub struct ProcessorParts {
+    /// The pipelines it knows.
+    pub pipelines: Arc<PipelineSet>,
+    /// The jobs.
+    pub jobs: JobStore,
+    /// Where events come from.
+    pub log: Arc<dyn EventLog>,
+    /// Where objects are.
+    pub objects: Arc<dyn ObjectStore>,
+    /// Where results go.
+    pub sink: Arc<dyn Sink>,
+    /// Its bounds.
+    pub limits: ProcessorLimits,
+    /// Its instruments.
+    pub metrics: Metrics,
+    /// Names this process in the job table and in logs.
+    pub worker: String,
+}
+
+/// What all attempts of a process share.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub parts: Arc<ProcessorParts>,
+    pub engine: Engine,
+    /// Nothing new is begun.
+    pub stopping: CancellationToken,
+    /// What runs is handed back.
+    pub aborting: CancellationToken,
+}
+
+impl Shared {
+    pub(crate) fn stage(&self, pipeline: &Pipeline, stage: &str, since: Instant) {
+        self.parts
+            .metrics
+            .stage(pipeline.name.as_str(), stage, since.elapsed());
+    }
+
+    /// The pipelines that write the tables this one looks into.
+    pub(crate) fn writers_of_lookups(&self, pipeline: &Pipeline) -> Vec<PipelineName> {
+        let mut writers: Vec<PipelineName> = tables_read(&self.engine, pipeline)
+            .iter()
+            .filter_map(|table| self.parts.pipelines.writer_of(table))
+            .map(|writer| writer.name.clone())
+            .filter(|writer| *writer != pipeline.name)
+            .collect();
+        writers.sort();
+        writers.dedup();
+        writers
+    }
+}
+
+/// Serves until `shutdown`; then drains.
+pub async fn serve(parts: ProcessorParts, shutdown: CancellationToken) -> Result<()> {
+    parts.sink.migrate().await?;
+    for pipeline in parts.pipelines.iter() {
+        parts
+            .jobs
+            .save_pipeline(&pipeline.name, &pipeline.version, &pipeline.text)
+            .await?;
+    }
+    let engine = Engine::new(&parts.limits)?;
+    let mut subscription = parts.log.subscribe(Topic::Landed, GROUP).await?;
+    let shared = Shared {
+        parts: Arc::new(parts),
+        engine,
+        stopping: shutdown.clone(),
+        aborting: CancellationToken::new(),
+    };
+    info!(
+        concurrency = shared.parts.limits.concurrency,
+        "processor takes jobs"
+    );
+    let mut running = JoinSet::new();
+    consume(&shared, subscription.as_mut(), &mut running, &shutdown).await;
+    drain(&shared, subscription.as_mut(), &mut running).await;
+    subscription.close().await?;
+    Ok(())
+}
+
+async fn consume(
+    shared: &Shared,
+    subscription: &mut dyn Subscription,
+    running: &mut JoinSet<Option<Record>>,
+    shutdown: &CancellationToken,
+) {
+    let mut pause = RETRY_PAUSE.0;
+    loop {
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            Some(done) = running.join_next(), if !running.is_empty() => ack(subscription, done).await,
+            next = subscription.next(), if running.len() < shared.parts.limits.concurrency => match next {
+                Ok(record) => {
+                    pause = RETRY_PAUSE.0;
+                    running.spawn(one(shared.clone(), record));
+                }
+                Err(error) => {
+                    warn!(error = %error, "the event log does not answer");
+                    tokio::select! {
+                        () = tokio::time::sleep(pause) => pause = (pause * 2).min(RETRY_PAUSE.1),
+                        () = shutdown.cancelled() => return,
+                    }
+                }
+            },
+        }
+    }
+}
+
+/// Works on one event; gives it back when it may be acked.
+async fn one(shared: Shared, record: Record) -> Option<Record> {
+    let mut pause = RETRY_PAUSE.0;
+    loop {
+        match attempt(&shared, &record).await {
+            Ok(()) => return Some(record),
+            Err(error) => {
+                warn!(error = %error.to_job_error().message, key = %record.key, "the job could not be taken on or ended");
+                if shared.stopping.is_cancelled() || error.retry() == tidemill_pipelines::Retry::Never {
+                    // Left to the sweeper, which finds the job queued or orphaned.
+                    return (!shared.stopping.is_cancelled()).then_some(record);
+                }
+                tokio::time::sleep(pause).await;
+                pause = (pause * 2).min(RETRY_PAUSE.1);
+            }
+        }
+    }
+}
+
+async fn ack(subscription: &mut dyn Subscription, done: Result<Option<Record>, tokio::task::JoinError>) {
+    match done {
+        Ok(Some(record)) => {
+            if let Err(error) = subscription.ack(&record).await {
+                warn!(error = %error, "an event could not be acked; it comes again and finds its job done");
+            }
+        }
+        Ok(None) => {}
+        Err(error) => tracing::error!(error = %error, "an attempt broke down; the sweeper puts its job back"),
+    }
+}
+
+async fn drain(shared: &Shared, subscription: &mut dyn Subscription, running: &mut JoinSet<Option<Record>>) {
+    if running.is_empty() {
+        return;
+    }
+    info!(jobs = running.len(), "finishing what runs");
+    let grace = tokio::time::sleep(shared.parts.limits.drain_grace);
+    tokio::pin!(grace);
+    loop {
+        tokio::select! {
+            done = running.join_next() => match done {
+                Some(done) => ack(subscription, done).await,
+                None => return,
+            },
+            () = &mut grace => break,
+        }
+    }
+    shared.aborting.cancel();
+    const HAND_BACK: Duration = Duration::from_secs(5);
+    let handed_back = async {
+        while let Some(done) = running.join_next().await {
+            ack(subscription, done).await;
+        }
+    };
+    if tokio::time::timeout(HAND_BACK, handed_back).await.is_err() {
+        warn!(
+            jobs = running.len(),
+            "not handed back in time; the sweeper puts these jobs back"
+        );
+        running.abort_all();
+    }
+}

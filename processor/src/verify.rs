@@ -1,0 +1,181 @@
+//! Verify: counts a job again from its object, its rejects and the ledger, and says where they differ.
+
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use object_store::ObjectStore;
+use serde::Serialize;
+use tidemill_jobs::{Counts, Job, JobId, JobStatus};
+use tidemill_pipelines::{Pipeline, PipelineSet};
+use tidemill_sinks::Sink;
+
+use crate::error::{Error, Result};
+use crate::limits::ProcessorLimits;
+use crate::local::run_local;
+use crate::lookups::Lookups;
+use crate::read::read_objects;
+use crate::report::Report;
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Verification {
+    /// The job.
+    pub job_id: JobId,
+    /// Its status.
+    pub status: JobStatus,
+    /// The counts of the job table.
+    pub recorded: Counts,
+    /// Records found by decoding the object again.
+    pub records_in_object: u64,
+    /// Records in the rejects object.
+    pub records_in_rejects: u64,
+    /// Rows in the ledger, by table.
+    pub rows_in_ledger: Vec<(String, u64)>,
+    /// What does not fit; empty when everything does.
+    pub differences: Vec<String>,
+}
+
+impl Verification {
+    /// Whether everything fits.
+    pub fn holds(&self) -> bool {
+        self.differences.is_empty()
+    }
+}
+
+/// Counts a job again. Reads only.
+pub async fn verify(
+    job: &Job,
+    pipeline: &Pipeline,
+    set: &PipelineSet,
+    objects: &Arc<dyn ObjectStore>,
+    sink: &Arc<dyn Sink>,
+    limits: &ProcessorLimits,
+) -> Result<Verification> {
+    let ledger = sink.ledger(&job.job_id.to_string()).await?;
+    let mut found = Verification {
+        job_id: job.job_id,
+        status: job.status,
+        recorded: job.counts,
+        records_in_object: 0,
+        records_in_rejects: 0,
+        rows_in_ledger: ledger.iter().map(|row| (row.table.clone(), row.rows)).collect(),
+        differences: Vec::new(),
+    };
+    match job.status {
+        JobStatus::Success | JobStatus::Downloaded => {
+            let attempt = ledger.iter().map(|row| row.key.attempt).max();
+            let Some(attempt) = attempt else {
+                found
+                    .differences
+                    .push("the ledger has no commit of this job".to_owned());
+                return Ok(found);
+            };
+            let report = Report::read(objects, job.job_id, attempt).await?;
+            found.records_in_rejects = match &report.rejects_file_path {
+                Some(key) => count_lines(objects, key).await?,
+                None => 0,
+            };
+            found.records_in_object = count_records(job, pipeline, set, objects, limits).await?;
+            compare(&mut found, &report);
+        }
+        _ if !ledger.is_empty() => {
+            found
+                .differences
+                .push("the job did not succeed, yet the ledger has a commit of it".to_owned());
+        }
+        _ => {}
+    }
+    Ok(found)
+}
+
+fn compare(found: &mut Verification, report: &Report) {
+    let recorded = found.recorded;
+    let mut differ = |what: &str, left: u64, right: u64| {
+        if left != right {
+            found.differences.push(format!("{what}: {left} and {right}"));
+        }
+    };
+    differ(
+        "records in the object and in the job table",
+        found.records_in_object,
+        recorded.records_in,
+    );
+    differ(
+        "records in the rejects and in the job table",
+        found.records_in_rejects,
+        recorded.records_rejected,
+    );
+    differ(
+        "records in (with rows added by steps) and written + rejected + filtered",
+        recorded.records_in + report.rows_added,
+        recorded.records_written + recorded.records_rejected + recorded.records_filtered,
+    );
+    for (table, rows) in &found.rows_in_ledger {
+        differ(
+            &format!("rows of `{table}` in the ledger and in the job table"),
+            *rows,
+            recorded.records_written,
+        );
+    }
+    let missing = report
+        .tables
+        .iter()
+        .filter(|table| !found.rows_in_ledger.iter().any(|(name, _)| *name == table.table));
+    for table in missing {
+        found
+            .differences
+            .push(format!("the ledger has no commit for table `{}`", table.table));
+    }
+}
+
+/// Decodes the object again, without look-ups: only records are counted.
+async fn count_records(
+    job: &Job,
+    pipeline: &Pipeline,
+    set: &PipelineSet,
+    objects: &Arc<dyn ObjectStore>,
+    limits: &ProcessorLimits,
+) -> Result<u64> {
+    let mut bare = pipeline.clone();
+    bare.steps.clear();
+    bare.sinks.clear();
+    bare.columns
+        .iter_mut()
+        .for_each(|column| column.references = None);
+    let input = read_objects(Arc::clone(objects), job.files_to_process.clone());
+    let input = input.map_err(std::io::Error::other);
+    let lookups = Lookups::Memory(Default::default());
+    let ran = run_local(
+        &bare,
+        set,
+        &lookups,
+        limits,
+        Box::pin(input),
+        &mut |_| Ok(()),
+        Box::new(|_| Ok(())),
+    )
+    .await?;
+    Ok(ran.counts.records_in)
+}
+
+/// Records of a CSV object, without its header.
+async fn count_lines(objects: &Arc<dyn ObjectStore>, key: &str) -> Result<u64> {
+    let mut stream = read_objects(Arc::clone(objects), vec![key.to_owned()]);
+    let mut parser = csv_core::ReaderBuilder::new().build();
+    let (mut output, mut ends) = (vec![0; 64 << 10], [0; 256]);
+    let mut records = 0_u64;
+    let mut feed = |mut input: &[u8]| loop {
+        let (result, read, _, _) = parser.read_record(input, &mut output, &mut ends);
+        input = &input[read..];
+        match result {
+            csv_core::ReadRecordResult::Record => records += 1,
+            csv_core::ReadRecordResult::InputEmpty | csv_core::ReadRecordResult::End => return,
+            csv_core::ReadRecordResult::OutputFull | csv_core::ReadRecordResult::OutputEndsFull => {}
+        }
+    };
+    while let Some(chunk) = stream.try_next().await? {
+        feed(&chunk);
+    }
+    feed(&[]);
+    records.checked_sub(1).ok_or(Error::Broken("the rejects object"))
+}
