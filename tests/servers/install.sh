@@ -35,7 +35,7 @@ packages_for_smtp() {
 packages_for_s3() { :; }
 
 # Installs what the named servers lack, all at once, or says what to install.
-install() {
+provide() {
   local name missing=()
   for name in "$@"; do
     mapfile -t -O "${#missing[@]}" missing < <("packages_for_$name")
@@ -60,10 +60,17 @@ packages() {
     fail "not installed: please run: sudo apt-get install --no-install-recommends ${wanted[*]}"
   fi
   say "installing ${wanted[*]}"
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${wanted[@]}" \
-    >"$CACHE/apt.log" 2>&1 || {
-    tail -n 30 "$CACHE/apt.log" >&2
+  DEBIAN_FRONTEND=noninteractive quietly "$CACHE/apt.log" apt-get install -y --no-install-recommends "${wanted[@]}" ||
     fail "failed to install ${wanted[*]} by apt-get"
+}
+
+# Runs a command with its output in a log, of which the end is shown when it fails.
+quietly() {
+  local log=$1
+  shift
+  "$@" >"$log" 2>&1 </dev/null 9>&- || {
+    tail -n 30 "$log" >&2
+    return 1
   }
 }
 
@@ -87,9 +94,11 @@ fetch_kafka() {
   say "fetching Apache Kafka $KAFKA_VERSION from Maven Central"
   local part
   part=$(mktemp -d "$CACHE/kafka.XXXXXX")
-  # Maven prints nothing when all goes well; its own tries are bounded by its time-outs.
-  mvn -B -q -Dstyle.color=never -f "$HERE/kafka.pom.xml" dependency:copy-dependencies "-DoutputDirectory=$part/libs" >&2 ||
+  quietly "$CACHE/maven.log" mvn -B -f "$HERE/kafka.pom.xml" dependency:copy-dependencies \
+    "-DoutputDirectory=$part/libs" || {
+    rm -rf "$part"
     fail "failed to fetch Apache Kafka $KAFKA_VERSION from Maven Central"
+  }
   rm -rf "${KAFKA_LIBS%/libs}"
   mv "$part" "${KAFKA_LIBS%/libs}"
 }
@@ -108,11 +117,13 @@ smtp_python() {
 
 fetch_s3() {
   if [[ -x $S3S_BIN ]]; then return; fi
-  say "building s3s-fs $S3S_VERSION, about two minutes, once"
+  say "building s3s-fs $S3S_VERSION, a few minutes, once"
   local target
   target=$(mktemp -d "$CACHE/build.XXXXXX")
-  cargo install -q s3s-fs --version "$S3S_VERSION" --locked --features binary \
-    --root "$CACHE/s3s-fs-$S3S_VERSION" --target-dir "$target" >&2 ||
+  quietly "$CACHE/s3s-fs.log" cargo install s3s-fs --version "$S3S_VERSION" --locked --features binary \
+    --root "$CACHE/s3s-fs-$S3S_VERSION" --target-dir "$target" || {
+    rm -rf "$target"
     fail "failed to build s3s-fs $S3S_VERSION with cargo install"
+  }
   rm -rf "$target"
 }

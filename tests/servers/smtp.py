@@ -1,4 +1,4 @@
-"""A real SMTP server for tests: takes each mail into a folder, one file a mail, and refuses the recipients it is told to.
+"""A real SMTP server for tests: keeps each mail as a file in a folder, and refuses certain recipients.
 
 Usage: smtp.py PORT MAILDIR [CERTIFICATE KEY]
 
