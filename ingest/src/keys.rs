@@ -20,7 +20,13 @@ impl ObjectKey {
             .and_then(|name| name.rsplit(['/', '\\']).next())
             .unwrap_or("")
             .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' })
+            .map(|c| {
+                if c.is_ascii_alphanumeric() || ".-_".contains(c) {
+                    c
+                } else {
+                    '_'
+                }
+            })
             .take(FILE_NAME_BYTES_MAX)
             .collect();
         if name.trim_matches('.').is_empty() {
