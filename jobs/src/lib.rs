@@ -18,5 +18,7 @@ pub use event::{Event, EventKind, FinishedData, LandedData, RejectSample};
 pub use job::{Counts, Job, JobError, JobId, JobStatus};
 pub use log::{EmbeddedLog, EventLog, KafkaLog, KafkaSettings, PartitionLag, Record, Subscription, Topic};
 pub use relay::Relay;
-pub use store::{Claim, JobFilter, JobPage, JobStore, Landed, NewJob, Outcome, QueueStats, StoreLimits};
+pub use store::{
+    Claim, JobFilter, JobPage, JobStore, Landed, NewJob, Outcome, OwnJobs, QueueStats, StoreLimits,
+};
 pub use sweeper::{Sweeper, Swept};

@@ -165,12 +165,24 @@ pub struct JobFilter {
     pub statuses: Vec<JobStatus>,
     /// Only these pipelines, all when `None`.
     pub pipelines: Option<Vec<PipelineName>>,
+    /// Also jobs of these pipelines that `sender` sent: what a user sees who may read some pipelines and only
+    /// send to others. Without `pipelines` it changes nothing.
+    pub own: Option<OwnJobs>,
     /// Only jobs of this sender.
     pub sender: Option<String>,
     /// At most this many, 1 to 1,000.
     pub limit: u32,
     /// Continue after the page that gave this cursor.
     pub cursor: Option<String>,
+}
+
+/// Jobs that one sender sent to some pipelines.
+#[derive(Debug, Clone)]
+pub struct OwnJobs {
+    /// The sender.
+    pub sender: String,
+    /// The pipelines, all when `None`.
+    pub pipelines: Option<Vec<PipelineName>>,
 }
 
 /// One page of jobs.

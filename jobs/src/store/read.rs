@@ -4,12 +4,13 @@ use std::collections::HashSet;
 
 use sqlx::Row;
 use sqlx::any::AnyRow;
+use tidemill_pipelines::PipelineName;
 
 use super::connect::failed;
 use super::outbox::marks;
 use super::rows::{COLUMNS, Stored, micros};
 use super::write::{Value, query, values};
-use super::{Dialect, JobFilter, JobPage, JobStore, QueueStats, now};
+use super::{Dialect, JobFilter, JobPage, JobStore, OwnJobs, QueueStats, now};
 use crate::{Error, Job, JobId, JobStatus, Result};
 
 /// The largest page of jobs.
@@ -142,25 +143,51 @@ fn conditions(filter: &JobFilter) -> Result<Option<(String, Vec<Value>)>> {
     };
     let mut conditions = vec!["arrival < ?".to_owned()];
     let mut values = values![cursor];
-    let mut any_of = |column: &str, texts: Vec<&str>| {
-        conditions.push(format!("{column} IN ({})", marks(texts.len())));
-        values.extend(texts.into_iter().map(Value::from));
-    };
     if !filter.statuses.is_empty() {
-        any_of(
-            "status",
-            filter.statuses.iter().map(|status| status.as_str()).collect(),
-        );
+        let statuses = filter.statuses.iter().map(|status| status.as_str());
+        conditions.push(any_of("status", statuses, &mut values));
     }
-    match &filter.pipelines {
-        Some(names) if names.is_empty() => return Ok(None),
-        Some(names) => any_of("pipeline", names.iter().map(|name| name.as_str()).collect()),
-        None => {}
+    if let Some(names) = &filter.pipelines {
+        let Some(condition) = pipelines(names, filter.own.as_ref(), &mut values) else {
+            return Ok(None);
+        };
+        conditions.push(condition);
     }
     if let Some(sender) = &filter.sender {
-        any_of("sender", vec![sender]);
+        conditions.push(any_of("sender", [sender.as_str()], &mut values));
     }
     Ok(Some((conditions.join(" AND "), values)))
+}
+
+/// Jobs of these pipelines, or of others when they are the sender's own; `None` when there are neither.
+fn pipelines(names: &[PipelineName], own: Option<&OwnJobs>, values: &mut Vec<Value>) -> Option<String> {
+    let mut ways = Vec::new();
+    if !names.is_empty() {
+        ways.push(any_of("pipeline", names.iter().map(PipelineName::as_str), values));
+    }
+    match own {
+        Some(OwnJobs {
+            sender,
+            pipelines: None,
+        }) => ways.push(any_of("sender", [sender.as_str()], values)),
+        Some(OwnJobs {
+            sender,
+            pipelines: Some(names),
+        }) if !names.is_empty() => {
+            let sender = any_of("sender", [sender.as_str()], values);
+            let names = any_of("pipeline", names.iter().map(PipelineName::as_str), values);
+            ways.push(format!("({sender} AND {names})"));
+        }
+        _ => {}
+    }
+    (!ways.is_empty()).then(|| format!("({})", ways.join(" OR ")))
+}
+
+/// One of these texts, at least one.
+fn any_of<'a>(column: &str, texts: impl IntoIterator<Item = &'a str>, values: &mut Vec<Value>) -> String {
+    let before = values.len();
+    values.extend(texts.into_iter().map(Value::from));
+    format!("{column} IN ({})", marks(values.len() - before))
 }
 
 fn add_status(stats: &mut QueueStats, row: &AnyRow) -> sqlx::Result<()> {
