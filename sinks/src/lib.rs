@@ -2,6 +2,7 @@
 //! and notices by mail and webhook. Knows nothing of HTTP servers and of the broker.
 
 mod error;
+pub mod notice;
 mod table;
 
 pub use error::{Error, Result};
