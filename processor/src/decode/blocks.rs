@@ -179,8 +179,8 @@ mod tests {
             delimiter: b',',
             quote: b'"',
         };
-        assert_eq!(walk(b"", alphabet, 0), []);
-        assert_eq!(walk(b"a,b", alphabet, 3), []);
-        assert_eq!(walk(&[b'x'; 64], alphabet, 0), []);
+        assert!(walk(b"", alphabet, 0).is_empty());
+        assert!(walk(b"a,b", alphabet, 3).is_empty());
+        assert!(walk(&[b'x'; 64], alphabet, 0).is_empty());
     }
 }

@@ -67,6 +67,8 @@ const UTC: &str = "UTC";
 pub(super) enum Fault {
     Required,
     Type(&'static str),
+    /// Fits none of the column's time formats.
+    Format,
     Range(&'static str),
     Length,
     Reference,
@@ -77,7 +79,7 @@ impl Fault {
     pub fn code(self) -> &'static str {
         match self {
             Fault::Required => "required",
-            Fault::Type(_) => "type",
+            Fault::Type(_) | Fault::Format => "type",
             Fault::Range(_) => "range",
             Fault::Length => "length",
             Fault::Reference => "reference",
@@ -188,6 +190,7 @@ impl ColumnBuffer {
                 null => format!("a value is required, and `{null}` stands for a missing one"),
             },
             Fault::Type(what) => format!("`{text}` {what}{}", self.expected()),
+            Fault::Format => format!("`{text}` fits none of the column's formats{}", self.formats()),
             Fault::Range(what) => format!("`{text}` {what}{}", self.expected()),
             Fault::Length => match &self.kind {
                 ColumnType::Text {
@@ -215,7 +218,13 @@ impl ColumnBuffer {
             } => {
                 format!(" ({} or {})", true_texts.join(", "), false_texts.join(", "))
             }
-            ColumnType::Date { formats } | ColumnType::Timestamp { formats, .. } if !formats.is_empty() => {
+            _ => String::new(),
+        }
+    }
+
+    fn formats(&self) -> String {
+        match &self.kind {
+            ColumnType::Date { formats } | ColumnType::Timestamp { formats, .. } => {
                 let formats: Vec<_> = formats
                     .iter()
                     .map(|format| format!("`{}`", format.as_str()))

@@ -13,7 +13,7 @@ use super::reading::Reading;
 pub struct DecodeLimits {
     /// Largest record; a longer one is skipped, never held.
     pub record_bytes_max: usize,
-    /// Most bytes of a refused record that its reject carries.
+    /// Most bytes of a refused record that its reject carries; no more than `record_bytes_max`.
     pub raw_bytes_max: usize,
     /// Most rows of a batch.
     pub batch_rows: usize,

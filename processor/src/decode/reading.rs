@@ -69,10 +69,12 @@ impl Reading {
         references: &References,
         limits: DecodeLimits,
     ) -> Result<Self, DecodeError> {
+        let record_bytes_max = limits.record_bytes_max.clamp(1, WINDOW_BYTES_MAX / 4);
         let limits = DecodeLimits {
-            record_bytes_max: limits.record_bytes_max.clamp(1, WINDOW_BYTES_MAX / 4),
+            record_bytes_max,
+            // No more than this is held of a record that is too long.
+            raw_bytes_max: limits.raw_bytes_max.min(record_bytes_max),
             batch_rows: limits.batch_rows.max(1),
-            ..limits
         };
         // Twice the largest record, so that no more than half of a window comes again in the next one; and room
         // for a byte order mark and a line end.

@@ -11,7 +11,6 @@ use super::column::Fault;
 
 const NO_DATE: Fault = Fault::Type("is not a date such as 2021-09-26");
 const NO_TIMESTAMP: Fault = Fault::Type("is not a timestamp such as 2021-09-26T17:36:40Z");
-const NO_FORMAT: Fault = Fault::Type("fits none of the column's formats");
 const NOT_THERE: Fault = Fault::Type("does not exist in the column's zone: the clocks skip it");
 const TWICE: Fault =
     Fault::Type("comes twice in the column's zone, when the clocks go back: it needs an offset");
@@ -39,7 +38,7 @@ impl Formats {
 
     /// The first reading that `make` accepts; else the fault of the first format that fits at all.
     fn read<T>(&self, text: &[u8], make: impl Fn(&Parsed) -> Option<Result<T, Fault>>) -> Result<T, Fault> {
-        let text = std::str::from_utf8(text).map_err(|_| NO_FORMAT)?;
+        let text = std::str::from_utf8(text).map_err(|_| Fault::Format)?;
         let mut fault = None;
         for items in &self.0 {
             let mut parsed = Parsed::new();
@@ -52,7 +51,7 @@ impl Formats {
                 None => {}
             }
         }
-        Err(fault.unwrap_or(NO_FORMAT))
+        Err(fault.unwrap_or(Fault::Format))
     }
 }
 
@@ -343,7 +342,7 @@ mod tests {
         );
         assert_eq!(read("2021-09-26T17:36:40.1234567+0100"), Err(TOO_FINE));
         assert_eq!(read("28.03.2021 02:30"), Err(NOT_THERE));
-        assert_eq!(read("2021-09-26"), Err(NO_FORMAT));
+        assert_eq!(read("2021-09-26"), Err(Fault::Format));
     }
 
     #[test]
@@ -363,7 +362,7 @@ mod tests {
         let formats = formats(&["%d/%m/%y", "%Y%m%d"]);
         assert_eq!(date(b"02/01/70", &formats), Ok(1));
         assert_eq!(date(b"19700103", &formats), Ok(2));
-        assert_eq!(date(b"1970-01-03", &formats), Err(NO_FORMAT));
+        assert_eq!(date(b"1970-01-03", &formats), Err(Fault::Format));
     }
 
     proptest! {
