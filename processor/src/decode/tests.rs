@@ -359,3 +359,14 @@ fn nothing_is_empty_and_blank_lines_are_nothing() {
             .empty
     );
 }
+
+#[test]
+fn a_record_as_long_as_the_limit_may_end_where_a_window_ends() {
+    let begin = format!("11,a,2\n{}", "1,a,2\n".repeat(6));
+    let input = format!("{begin}1,a,0000000000000002\r\n3,c,3\n");
+    // The carriage return is the last of the 64 bytes of the first window, and the limit of a record is 20.
+    assert_eq!(input.as_bytes()[63], b'\r');
+    let out = decode(&format(&[]), &mixed(), limits(20), [input.as_bytes()]).unwrap();
+    assert_eq!(out.rejects, vec![]);
+    assert_eq!(out.rows.len(), 9);
+}
