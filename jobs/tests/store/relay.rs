@@ -1,0 +1,247 @@
+//! The relay brings each committed event to the log, through failures of the log and of other relays.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use chrono::{TimeDelta, Utc};
+use tempfile::TempDir;
+use tidemill_jobs::{
+    EmbeddedLog, Error, Event, EventLog, JobId, JobStore, PartitionLag, Relay, Result, Subscription, Topic,
+};
+use tidemill_pipelines::Retry;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+use crate::support::{Database, claimed, landed, new_job, on_both, success};
+
+on_both!(
+    a_commit_reaches_the_log_at_once,
+    what_another_process_committed_is_found,
+    a_log_that_was_away_gets_everything,
+    events_of_a_relay_that_died_are_taken_over,
+    a_delayed_event_waits_for_its_time,
+    a_relay_publishes_what_it_has_before_it_ends,
+);
+
+/// More than any wait of a test should take.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// An embedded log that can be away.
+struct Switched {
+    log: EmbeddedLog,
+    away: AtomicBool,
+}
+
+#[async_trait]
+impl EventLog for Switched {
+    async fn create_topics(&self) -> Result<()> {
+        self.log.create_topics().await
+    }
+    async fn publish(&self, topic: Topic, key: &str, payload: &[u8]) -> Result<()> {
+        if self.away.load(Ordering::SeqCst) {
+            let message = "away".to_owned();
+            return Err(Error::Log {
+                action: "publish",
+                message,
+                retry: Retry::Later,
+            });
+        }
+        self.log.publish(topic, key, payload).await
+    }
+    async fn subscribe(&self, topic: Topic, group: &str) -> Result<Box<dyn Subscription>> {
+        self.log.subscribe(topic, group).await
+    }
+    async fn lag(&self, topic: Topic, group: &str) -> Result<Vec<PartitionLag>> {
+        self.log.lag(topic, group).await
+    }
+    async fn ping(&self) -> Result<()> {
+        self.log.ping().await
+    }
+}
+
+/// A log and who reads it.
+struct Log {
+    _folder: TempDir,
+    switched: Arc<Switched>,
+    landed: Box<dyn Subscription>,
+}
+
+impl Log {
+    async fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let log = EmbeddedLog::open(&folder.path().join("events.db"), 4)
+            .await
+            .unwrap();
+        let landed = log.subscribe(Topic::Landed, "test").await.unwrap();
+        Self {
+            _folder: folder,
+            switched: Arc::new(Switched {
+                log,
+                away: AtomicBool::new(false),
+            }),
+            landed,
+        }
+    }
+
+    fn relay(&self, store: &JobStore) -> Running {
+        let shutdown = CancellationToken::new();
+        let relay = Relay::new(store.clone(), Arc::clone(&self.switched) as Arc<dyn EventLog>);
+        Running {
+            task: tokio::spawn(relay.run(shutdown.clone())),
+            shutdown,
+        }
+    }
+
+    async fn next(&mut self) -> JobId {
+        let record = tokio::time::timeout(PATIENCE, self.landed.next())
+            .await
+            .expect("no record")
+            .unwrap();
+        Event::from_json(&record.payload)
+            .unwrap()
+            .subject
+            .parse()
+            .unwrap()
+    }
+
+    async fn next_set(&mut self, count: usize) -> HashSet<JobId> {
+        let mut found = HashSet::new();
+        while found.len() < count {
+            found.insert(self.next().await);
+        }
+        found
+    }
+}
+
+struct Running {
+    task: JoinHandle<()>,
+    shutdown: CancellationToken,
+}
+
+impl Running {
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.task.await.unwrap();
+    }
+}
+
+async fn outbox_is_empty(db: &Database) {
+    let start = Instant::now();
+    while !db.told().await.is_empty() {
+        assert!(start.elapsed() < PATIENCE, "events stay in the outbox");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+async fn a_commit_reaches_the_log_at_once(db: Database) {
+    let mut log = Log::new().await;
+    let relay = log.relay(&db.store);
+    let mut times = Vec::new();
+    for _ in 0..50 {
+        let job = landed(&db.store, new_job("sales")).await.job_id;
+        let start = Instant::now();
+        assert_eq!(log.next().await, job);
+        times.push(start.elapsed());
+    }
+    times.sort();
+    println!(
+        "commit to consumer: median {:?}, longest {:?}",
+        times[25], times[49]
+    );
+    let claim = claimed(&db.store, "sales").await;
+    assert!(db.store.finish(&claim, success(), Vec::new()).await.unwrap());
+    let mut finished = log.switched.log.subscribe(Topic::Finished, "test").await.unwrap();
+    let record = tokio::time::timeout(PATIENCE, finished.next())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(record.key, claim.job.job_id.to_string());
+    outbox_is_empty(&db).await;
+    relay.stop().await;
+}
+
+async fn what_another_process_committed_is_found(db: Database) {
+    let mut log = Log::new().await;
+    let other = db.another_process().await;
+    let mut expected = HashSet::new();
+    for _ in 0..300 {
+        expected.insert(landed(&other, new_job("sales")).await.job_id);
+    }
+    let relay = log.relay(&db.store);
+    assert_eq!(log.next_set(300).await, expected);
+    expected.clear();
+    expected.insert(landed(&other, new_job("sales")).await.job_id);
+    assert_eq!(log.next_set(1).await, expected, "also while it runs");
+    outbox_is_empty(&db).await;
+    relay.stop().await;
+}
+
+async fn a_log_that_was_away_gets_everything(db: Database) {
+    let mut log = Log::new().await;
+    log.switched.away.store(true, Ordering::SeqCst);
+    let relay = log.relay(&db.store);
+    let mut expected = HashSet::new();
+    for _ in 0..20 {
+        expected.insert(landed(&db.store, new_job("sales")).await.job_id);
+    }
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(db.told().await.len(), 20, "nothing is forgotten");
+    log.switched.away.store(false, Ordering::SeqCst);
+    assert_eq!(log.next_set(20).await, expected);
+    outbox_is_empty(&db).await;
+    relay.stop().await;
+}
+
+async fn events_of_a_relay_that_died_are_taken_over(db: Database) {
+    let mut log = Log::new().await;
+    let dead = db.another_process().await;
+    let relay = log.relay(&dead);
+    // It takes events in hand and is gone before it can publish them.
+    log.switched.away.store(true, Ordering::SeqCst);
+    let job = landed(&dead, new_job("sales")).await.job_id;
+    relay.task.abort();
+    assert!(relay.task.await.unwrap_err().is_cancelled());
+    log.switched.away.store(false, Ordering::SeqCst);
+    let living = log.relay(&db.store);
+    assert_eq!(log.next().await, job);
+    outbox_is_empty(&db).await;
+    living.stop().await;
+}
+
+async fn a_delayed_event_waits_for_its_time(db: Database) {
+    let mut log = Log::new().await;
+    let relay = log.relay(&db.store);
+    let claim = claimed(&db.store, "sales").await;
+    assert_eq!(log.next().await, claim.job.job_id);
+    let due = Utc::now() + TimeDelta::seconds(2);
+    assert!(db.store.hand_back(&claim, due, true).await.unwrap());
+    assert_eq!(log.next().await, claim.job.job_id);
+    assert!(Utc::now() >= due);
+    assert!(
+        db.store
+            .claim(claim.job.job_id, "v1", "w", Utc::now())
+            .await
+            .unwrap()
+            .is_some()
+    );
+    outbox_is_empty(&db).await;
+    relay.stop().await;
+}
+
+async fn a_relay_publishes_what_it_has_before_it_ends(db: Database) {
+    let mut log = Log::new().await;
+    let relay = log.relay(&db.store);
+    let mut expected = HashSet::new();
+    for _ in 0..20 {
+        expected.insert(landed(&db.store, new_job("sales")).await.job_id);
+    }
+    relay.stop().await;
+    assert_eq!(log.next_set(20).await, expected);
+    assert_eq!(db.told().await, []);
+    // Who commits from here on leaves the event to others.
+    landed(&db.store, new_job("sales")).await;
+    assert_eq!(db.told().await.len(), 1);
+}
