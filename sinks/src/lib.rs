@@ -1,11 +1,20 @@
 //! Sinks: where results go. Tables of MySQL or SQLite with the ledger that makes a write happen once,
 //! and notices by mail and webhook. Knows nothing of HTTP servers and of the broker.
 
+mod builder;
+mod cells;
+mod connect;
 mod error;
+mod mysql;
 pub mod notice;
+mod plan;
+mod sqlite;
 mod table;
 
+pub use connect::{SinkLimits, connect};
 pub use error::{Error, Result};
+pub use mysql::MySqlSink;
+pub use sqlite::SqliteSink;
 pub use table::{
     CommitKey, Delivery, LedgerRow, Opened, Sink, TableColumn, TablePlan, TableState,
 };

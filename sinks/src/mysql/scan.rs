@@ -1,0 +1,156 @@
+//! Reads a table: one SELECT, which InnoDB answers from one snapshot, streamed row by row into batches.
+//! A task holds the connection; it ends with the stream, and closes the connection if rows are left.
+
+use std::sync::Arc;
+
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::record_batch::RecordBatch;
+use futures::StreamExt;
+use futures::stream::{BoxStream, poll_fn};
+use mysql_async::prelude::Queryable;
+use mysql_async::{Row, Value};
+use tidemill_pipelines::{ColumnName, TableName};
+use tokio::sync::mpsc;
+
+use super::catalog;
+use super::ddl::quoted;
+use super::errors::from_client;
+use super::session::{Session, Shared};
+use crate::builder::{BATCH_ROWS, BATCHES_WAITING_MAX, Builders, missing};
+use crate::cells::{day_of, micros_of, parse_decimal};
+use crate::{Error, Result};
+
+const ACTION: &str = "read the table";
+
+/// Starts a scan of these columns; no columns give batches that only count rows.
+pub(crate) async fn scan(
+    database: &Shared,
+    table: &TableName,
+    columns: &[ColumnName],
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let mut session = database.session().await?;
+    let there = catalog::table(&mut session, table.as_str()).await?;
+    let there = there.ok_or_else(|| missing(format!("there is no table `{table}`")))?;
+    let all = there.schema();
+    let fields = columns.iter().map(|name| {
+        let found = all.field_with_name(name.as_str()).cloned();
+        found.map_err(|_| missing(format!("table `{table}` has no column `{name}`")))
+    });
+    let schema = Arc::new(Schema::new(fields.collect::<Result<Vec<Field>>>()?));
+    let names = match columns {
+        [] => "1".to_owned(),
+        _ => quoted(columns.iter().map(|c| c.as_str())),
+    };
+    let sql = format!("SELECT {names} FROM `{}`", there.name);
+    let (sender, mut receiver) = mpsc::channel(BATCHES_WAITING_MAX);
+    tokio::spawn(read(session, sql, schema, sender));
+    Ok(poll_fn(move |context| receiver.poll_recv(context)).boxed())
+}
+
+async fn read(
+    mut session: Session,
+    sql: String,
+    schema: SchemaRef,
+    sender: mpsc::Sender<Result<RecordBatch>>,
+) {
+    let ended = tokio::select! {
+        // The reader went away; the rest of the rows is not worth their way.
+        () = sender.closed() => false,
+        ended = pump(&mut session, &sql, schema, &sender) => match ended {
+            Ok(()) => true,
+            Err(error) => {
+                drop(sender.send(Err(error)).await);
+                false
+            }
+        },
+    };
+    if !ended {
+        session.disconnect().await;
+    }
+}
+
+async fn pump(
+    session: &mut Session,
+    sql: &str,
+    schema: SchemaRef,
+    sender: &mpsc::Sender<Result<RecordBatch>>,
+) -> Result<()> {
+    let failed = |error| from_client(ACTION, error);
+    // The binary protocol: doubles and times come as numbers, exactly.
+    let mut result = session.conn().exec_iter(sql, ()).await.map_err(failed)?;
+    let mut builders = Builders::new(schema);
+    while let Some(row) = result.next().await.map_err(failed)? {
+        push_row(&mut builders, row)?;
+        if builders.rows() == BATCH_ROWS && sender.send(builders.finish()).await.is_err() {
+            return Ok(());
+        }
+    }
+    if builders.rows() > 0 {
+        drop(sender.send(builders.finish()).await);
+    }
+    Ok(())
+}
+
+fn push_row(builders: &mut Builders, row: Row) -> Result<()> {
+    if builders.columns() > 0 {
+        for (index, value) in row.unwrap().into_iter().enumerate() {
+            push(builders, index, value)?;
+        }
+    }
+    builders.end_row();
+    Ok(())
+}
+
+fn push(builders: &mut Builders, index: usize, value: Value) -> Result<()> {
+    let kind = builders.kind(index).clone();
+    let taken = match (&kind, &value) {
+        (_, Value::NULL) => builders.null(index),
+        (DataType::Int64, Value::Int(v)) => builders.int64(index, *v),
+        (DataType::Int64, Value::UInt(v)) => i64::try_from(*v).is_ok_and(|v| builders.int64(index, v)),
+        (DataType::Float64, Value::Double(v)) => builders.float64(index, *v),
+        (DataType::Float64, Value::Float(v)) => builders.float64(index, f64::from(*v)),
+        (DataType::Boolean, Value::Int(v)) => builders.boolean(index, *v != 0),
+        (DataType::Decimal128(..), Value::UInt(v)) => builders.decimal(index, i128::from(*v)),
+        (DataType::Decimal128(..), Value::Int(v)) => builders.decimal(index, i128::from(*v)),
+        (DataType::Decimal128(_, scale), Value::Bytes(text)) => std::str::from_utf8(text)
+            .ok()
+            .and_then(|text| parse_decimal(text, u32::from(scale.unsigned_abs())))
+            .is_some_and(|v| builders.decimal(index, v)),
+        (DataType::Utf8, Value::Bytes(text)) => {
+            std::str::from_utf8(text).is_ok_and(|text| builders.utf8(index, text))
+        }
+        (DataType::Date32, Value::Date(year, month, day, ..)) => {
+            day_of(i32::from(*year), u32::from(*month), u32::from(*day))
+                .is_some_and(|day| builders.date(index, day))
+        }
+        (DataType::Timestamp(..), value) => {
+            micros(value).is_some_and(|micros| builders.timestamp(index, micros))
+        }
+        _ => false,
+    };
+    if taken {
+        return Ok(());
+    }
+    Err(Error::Refused {
+        action: ACTION,
+        message: format!(
+            "column `{}` holds {}, which is no {kind}",
+            builders.name(index),
+            value.as_sql(false)
+        ),
+    })
+}
+
+fn micros(value: &Value) -> Option<i64> {
+    let Value::Date(year, month, day, hour, minute, second, micro) = value else {
+        return None;
+    };
+    let day = day_of(i32::from(*year), u32::from(*month), u32::from(*day))?;
+    micros_of(
+        day,
+        u32::from(*hour),
+        u32::from(*minute),
+        u32::from(*second),
+        *micro,
+    )
+}

@@ -1,0 +1,195 @@
+//! The SQLite sink: one file, one writer, many readers.
+//!
+//! Promises: WAL with `synchronous=FULL`, so a committed delivery outlives a kill; STRICT tables; a
+//! delivery holds the write lock from open to commit, others wait their bounded turn. The exact types of
+//! the tables that Tidemill makes are kept in `tidemill_columns`.
+
+mod catalog;
+mod delivery;
+mod fences;
+mod ledger;
+mod scan;
+mod shape;
+mod values;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use futures::stream::BoxStream;
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
+};
+use sqlx::{AssertSqlSafe, ConnectOptions};
+use tidemill_pipelines::{ColumnName, Retry, TableName};
+
+use crate::plan::check_plan;
+use crate::{CommitKey, Error, LedgerRow, Opened, Result, Sink, SinkLimits, TablePlan, TableState};
+
+/// Connections for scans and questions; each reads its own snapshot.
+const READERS_MAX: u32 = 4;
+
+/// SQLite's word for "this transaction writes": no other may, and no read has to be upgraded later.
+const BEGIN_WRITE: &str = "BEGIN IMMEDIATE";
+
+/// Tables of one SQLite file.
+#[derive(Clone)]
+pub struct SqliteSink {
+    reader: SqlitePool,
+    /// One connection: the line in which deliveries of this process wait.
+    writer: SqlitePool,
+    fences: Arc<fences::Fences>,
+}
+
+impl SqliteSink {
+    /// Opens a file with the default limits; makes it when it is missing.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self> {
+        Self::open_with(path, SinkLimits::default()).await
+    }
+
+    /// Opens a file; makes it, and Tidemill's own tables in it, when they are missing.
+    pub async fn open_with(path: impl AsRef<Path>, limits: SinkLimits) -> Result<Self> {
+        let lock_wait = Duration::from_secs(limits.lock_wait_seconds);
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .create_if_missing(true)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(SqliteSynchronous::Full)
+            .busy_timeout(lock_wait)
+            .disable_statement_logging();
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(lock_wait);
+        let writer = writer.connect_with(options.clone()).await;
+        let reader = SqlitePoolOptions::new()
+            .max_connections(READERS_MAX)
+            .acquire_timeout(Duration::from_secs(limits.connect_timeout_seconds))
+            .connect_lazy_with(options);
+        let writer = writer.map_err(|error| from_sqlx("open the file", error))?;
+        let sink = Self {
+            reader,
+            writer,
+            fences: Arc::default(),
+        };
+        sink.migrate().await?;
+        Ok(sink)
+    }
+
+    /// Closes the file once no delivery and no scan is open. Called at shutdown.
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+}
+
+#[async_trait]
+impl Sink for SqliteSink {
+    async fn migrate(&self) -> Result<()> {
+        for ddl in ledger::TABLES.into_iter().chain([catalog::COLUMNS_TABLE]) {
+            let made = sqlx::query(ddl).execute(&self.writer).await;
+            made.map_err(|error| from_sqlx("make the ledger", error))?;
+        }
+        Ok(())
+    }
+
+    async fn inspect(&self, plan: &TablePlan) -> Result<TableState> {
+        check_plan(plan)?;
+        match catalog::table(&self.reader, plan.table.as_str()).await? {
+            None => Ok(TableState::Missing {
+                ddl: catalog::create_table(plan),
+            }),
+            Some(there) => match shape::differences(plan, &there) {
+                differences if differences.is_empty() => Ok(TableState::Fits),
+                differences => Ok(TableState::Differs(differences)),
+            },
+        }
+    }
+
+    async fn ensure(&self, plan: &TablePlan) -> Result<()> {
+        if let TableState::Missing { ddl } = self.inspect(plan).await? {
+            let made = async {
+                let mut transaction = self.writer.begin_with(BEGIN_WRITE).await?;
+                sqlx::query(AssertSqlSafe(ddl)).execute(&mut *transaction).await?;
+                catalog::record_columns(&mut transaction, plan).await?;
+                transaction.commit().await
+            };
+            made.await.map_err(|error| from_sqlx("create the table", error))?;
+        }
+        match self.inspect(plan).await? {
+            TableState::Fits => Ok(()),
+            TableState::Differs(differences) => Err(Error::Shape {
+                table: plan.table.to_string(),
+                differences,
+            }),
+            TableState::Missing { .. } => Err(Error::Refused {
+                action: "create the table",
+                message: format!("`{}` is not there after CREATE TABLE", plan.table),
+            }),
+        }
+    }
+
+    async fn open(&self, plan: &TablePlan, key: &CommitKey) -> Result<Opened> {
+        delivery::open(self, plan, key).await
+    }
+
+    async fn ledger(&self, job_id: &str) -> Result<Vec<LedgerRow>> {
+        ledger::of_job(&self.reader, job_id).await
+    }
+
+    async fn tables(&self) -> Result<Vec<(TableName, SchemaRef)>> {
+        catalog::tables(&self.reader).await
+    }
+
+    async fn schema(&self, table: &TableName) -> Result<Option<SchemaRef>> {
+        Ok(catalog::table(&self.reader, table.as_str())
+            .await?
+            .map(|there| there.schema()))
+    }
+
+    async fn scan(
+        &self,
+        table: &TableName,
+        columns: &[ColumnName],
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        scan::scan(&self.reader, table, columns).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        let answer = sqlx::query("SELECT 1").execute(&self.reader).await;
+        answer.map(drop).map_err(|error| from_sqlx("ping", error))
+    }
+}
+
+/// What an error of SQLite means: 5 busy and 6 locked pass at once, a full pool is other deliveries.
+pub(crate) fn from_sqlx(action: &'static str, error: sqlx::Error) -> Error {
+    let message = error.to_string();
+    match error {
+        sqlx::Error::PoolTimedOut => Error::Unavailable {
+            action,
+            message: "other deliveries hold the file for too long".to_owned(),
+            retry: Retry::Now,
+        },
+        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Error::Unavailable {
+            action,
+            message,
+            retry: Retry::Later,
+        },
+        _ => match primary_code(&error) {
+            Some(5 | 6) => Error::Unavailable {
+                action,
+                message,
+                retry: Retry::Now,
+            },
+            _ => Error::Refused { action, message },
+        },
+    }
+}
+
+/// SQLite's primary result code.
+pub(crate) fn primary_code(error: &sqlx::Error) -> Option<i32> {
+    let code = error.as_database_error()?.code()?;
+    code.parse::<i32>().ok().map(|extended| extended & 0xff)
+}

@@ -1,0 +1,115 @@
+//! Places to test in: a database of its own for each test, dropped afterwards also when the test fails.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use futures::FutureExt;
+use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, Opts, OptsBuilder};
+use tidemill_sinks::{MySqlSink, Sink, SinkLimits, SqliteSink};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// A sink of its own, and a way past it.
+pub struct Place {
+    pub sink: Arc<dyn Sink>,
+    pub url: String,
+    pub path: Option<std::path::PathBuf>,
+}
+
+impl Place {
+    /// A MySQL connection that is not Tidemill's.
+    pub async fn other(&self) -> Conn {
+        Conn::new(Opts::from_url(&self.url).unwrap()).await.unwrap()
+    }
+
+    /// Runs SQL past Tidemill, in the words of both databases (names in no quotes).
+    pub async fn run(&self, sql: &str) {
+        match &self.path {
+            None => self.other().await.query_drop(sql).await.unwrap(),
+            Some(path) => {
+                use sqlx::Connection;
+                let url = format!("sqlite:{}", path.display());
+                let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
+                sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
+                    .execute(&mut connection)
+                    .await
+                    .unwrap();
+                connection.close().await.unwrap();
+            }
+        }
+    }
+}
+
+fn server_url() -> String {
+    std::env::var("TIDEMILL_TEST_MYSQL_URL")
+        .expect("TIDEMILL_TEST_MYSQL_URL is not set: `make test` starts the servers and sets it")
+}
+
+/// Limits that keep a test that hangs short.
+pub fn limits(local_infile: bool) -> SinkLimits {
+    SinkLimits {
+        local_infile,
+        lock_wait_seconds: 20,
+        statement_timeout_seconds: 60,
+        ..SinkLimits::default()
+    }
+}
+
+pub async fn on_mysql(local_infile: bool, test: impl AsyncFnOnce(&Place)) {
+    on_mysql_with(limits(local_infile), test).await;
+}
+
+pub async fn on_mysql_with(limits: SinkLimits, test: impl AsyncFnOnce(&Place)) {
+    let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+    let name = format!("tidemill_test_{}_{nth}", std::process::id());
+    let opts = Opts::from_url(&server_url()).unwrap();
+    let mut admin = Conn::new(opts.clone()).await.unwrap();
+    admin.query_drop(format!("CREATE DATABASE {name}")).await.unwrap();
+    let mut url = url_of(&opts, &name);
+    if opts.socket().is_some() {
+        url = format!("{url}?socket={}", opts.socket().unwrap_or_default());
+    }
+    let sink = MySqlSink::connect(&url, limits).await.unwrap();
+    sink.migrate().await.unwrap();
+    let place = Place {
+        sink: Arc::new(sink.clone()),
+        url,
+        path: None,
+    };
+    let ended = AssertUnwindSafe(test(&place)).catch_unwind().await;
+    drop(place);
+    sink.close().await;
+    admin.query_drop(format!("DROP DATABASE {name}")).await.unwrap();
+    admin.disconnect().await.unwrap();
+    if let Err(panic) = ended {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn url_of(opts: &Opts, database: &str) -> String {
+    let opts: Opts = OptsBuilder::from_opts(opts.clone()).into();
+    format!(
+        "mysql://{}:{}@{}:{}/{database}",
+        opts.user().unwrap_or("root"),
+        opts.pass().unwrap_or(""),
+        opts.ip_or_hostname(),
+        opts.tcp_port()
+    )
+}
+
+pub async fn on_sqlite(test: impl AsyncFnOnce(&Place)) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tables.db");
+    let sink = SqliteSink::open_with(&path, limits(true)).await.unwrap();
+    let url = format!("sqlite:{}", path.display());
+    let place = Place {
+        sink: Arc::new(sink.clone()),
+        url,
+        path: Some(path),
+    };
+    test(&place).await;
+    drop(place);
+    sink.close().await;
+}
