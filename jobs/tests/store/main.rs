@@ -15,6 +15,7 @@ use tidemill_jobs::{Error, Job, JobFilter, JobId, JobStatus};
 
 on_both!(
     migrating_again_changes_nothing,
+    a_session_is_strict_durable_and_in_utc,
     a_job_comes_back_as_it_landed,
     pages_hold_each_job_once_and_the_newest_first,
     a_filter_finds_what_it_names_and_nothing_else,
@@ -33,6 +34,28 @@ async fn migrating_again_changes_nothing(db: Database) {
     second.unwrap();
     assert_eq!(db.store.get(job.job_id).await.unwrap(), Some(job));
     db.store.ping().await.unwrap();
+}
+
+async fn a_session_is_strict_durable_and_in_utc(db: Database) {
+    if db.is_mysql() {
+        let mode = db.setting("SELECT @@SESSION.sql_mode").await;
+        assert!(mode.contains("STRICT_ALL_TABLES"), "{mode}");
+        assert_eq!(db.setting("SELECT @@SESSION.time_zone").await, "+00:00");
+        // The name of the variable differs between MySQL and MariaDB before 11.1.
+        let known = db.try_setting("SELECT @@SESSION.transaction_isolation").await;
+        let isolation = match known {
+            Some(isolation) => isolation,
+            None => db.setting("SELECT @@SESSION.tx_isolation").await,
+        };
+        assert_eq!(isolation, "READ-COMMITTED");
+    } else {
+        assert_eq!(
+            db.setting("SELECT journal_mode FROM pragma_journal_mode").await,
+            "wal"
+        );
+        let full = "SELECT CASE synchronous WHEN 2 THEN 'full' ELSE 'less' END FROM pragma_synchronous";
+        assert_eq!(db.setting(full).await, "full");
+    }
 }
 
 async fn a_job_comes_back_as_it_landed(db: Database) {

@@ -44,6 +44,21 @@ impl Database {
         connect(&self.url).await
     }
 
+    pub fn is_mysql(&self) -> bool {
+        self.url.starts_with("mysql:")
+    }
+
+    /// The text that a question of one row and column is answered with.
+    pub async fn setting(&self, question: &'static str) -> String {
+        self.try_setting(question).await.unwrap()
+    }
+
+    /// The same, `None` when the database does not understand the question.
+    pub async fn try_setting(&self, question: &'static str) -> Option<String> {
+        let row = sqlx::query(question).fetch_one(self.store.pool()).await.ok()?;
+        Some(row.get(0))
+    }
+
     /// The events in the outbox, in the order of their commits.
     pub async fn outbox(&self) -> Vec<Event> {
         let rows =
