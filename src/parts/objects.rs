@@ -1,0 +1,78 @@
+//! The object store of the settings: S3, or a folder.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
+use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+
+use crate::settings::Objects;
+
+/// Longest wait for a connection; a store that is there answers in milliseconds.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+/// Longest wait for one request, the transfer of its part included: 5 MiB on a slow line.
+const REQUEST_MAX: Duration = Duration::from_secs(120);
+/// How long one request is tried again. Short: the caller has a retry of its own, with the job put back.
+const RETRY_MAX: Duration = Duration::from_secs(20);
+/// Tries of one request within that time.
+const RETRIES_MAX: usize = 6;
+
+/// Opens the store of a URL. What the settings do not say comes from the machine's identity and `AWS_*`.
+pub fn open(url: &str, settings: &Objects) -> Result<Arc<dyn ObjectStore>> {
+    if let Some(path) = url.strip_prefix("file://") {
+        return folder(Path::new(path));
+    }
+    let Some(place) = url.strip_prefix("s3://") else {
+        bail!("object store `{url}` is neither s3:// nor file://");
+    };
+    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+    let store = s3(bucket, settings).with_context(|| format!("failed to open bucket `{bucket}`"))?;
+    match prefix.trim_matches('/') {
+        "" => Ok(Arc::new(store)),
+        prefix => Ok(Arc::new(PrefixStore::new(store, prefix))),
+    }
+}
+
+/// Opens a folder, made when it is missing.
+pub fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>> {
+    let failed = || format!("failed to open object folder `{}`", path.display());
+    std::fs::create_dir_all(path).with_context(failed)?;
+    Ok(Arc::new(
+        LocalFileSystem::new_with_prefix(path).with_context(failed)?,
+    ))
+}
+
+fn s3(bucket: &str, settings: &Objects) -> object_store::Result<impl ObjectStore + use<>> {
+    let options = ClientOptions::new()
+        .with_connect_timeout(CONNECT_MAX)
+        .with_timeout(REQUEST_MAX)
+        .with_allow_http(settings.allow_http);
+    let retry = RetryConfig {
+        backoff: BackoffConfig::default(),
+        max_retries: RETRIES_MAX,
+        retry_timeout: RETRY_MAX,
+    };
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(bucket)
+        .with_client_options(options)
+        .with_retry(retry);
+    if let Some(endpoint) = &settings.endpoint {
+        builder = builder
+            .with_endpoint(endpoint)
+            .with_virtual_hosted_style_request(false);
+    }
+    if let Some(region) = &settings.region {
+        builder = builder.with_region(region);
+    }
+    if let Some(key) = &settings.access_key {
+        builder = builder.with_access_key_id(key.expose());
+    }
+    if let Some(key) = &settings.secret_key {
+        builder = builder.with_secret_access_key(key.expose());
+    }
+    builder.build()
+}

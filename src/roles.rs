@@ -1,0 +1,86 @@
+//! The roles: each builds its parts, brings schemas up to date, and works until it is told to stop.
+
+pub mod dev;
+pub mod gateway;
+pub mod notifier;
+pub mod processor;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use object_store::ObjectStore;
+use tidemill_jobs::{EventLog, JobStore, Relay, Topic};
+use tidemill_pipelines::PipelineSet;
+use tokio::net::TcpListener;
+
+use crate::crew::Crew;
+use crate::parts::Parts;
+use crate::telemetry::{Group, QueueWatch};
+
+/// The group of processors, as lag is told of it.
+const PROCESSORS: Group = Group {
+    topic: Topic::Landed,
+    name: tidemill_processor::GROUP,
+};
+/// The group of notifiers.
+const NOTIFIERS: Group = Group {
+    topic: Topic::Finished,
+    name: notifier::GROUP,
+};
+
+/// What several roles of one process share.
+#[derive(Clone)]
+pub struct Shared {
+    /// The pipelines of the folder.
+    pub pipelines: Arc<PipelineSet>,
+    /// The job store.
+    pub jobs: JobStore,
+    /// The event log.
+    pub log: Arc<dyn EventLog>,
+    /// The object store.
+    pub objects: Arc<dyn ObjectStore>,
+}
+
+/// Opens the address of a role.
+async fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("failed to listen on {address}"))
+}
+
+/// Names this process in the job table: host and process id.
+fn worker_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = match host.trim() {
+        "" => "unknown",
+        host => host,
+    };
+    format!("{host}:{}", std::process::id())
+}
+
+/// Adds the relay: whoever commits jobs publishes their events.
+fn add_relay(crew: &mut Crew, jobs: &JobStore, log: &Arc<dyn EventLog>) {
+    let relay = Relay::new(jobs.clone(), Arc::clone(log)).run(crew.stop_back.clone());
+    crew.back("relay", endless(relay));
+}
+
+/// Adds the look at queue and lag.
+fn add_watch(
+    crew: &mut Crew,
+    parts: &Parts,
+    registry: &prometheus::Registry,
+    jobs: Option<&JobStore>,
+    log: &Arc<dyn EventLog>,
+    groups: Vec<Group>,
+) -> Result<()> {
+    let watch = QueueWatch::new(registry, jobs.cloned(), Arc::clone(log), groups)?;
+    let watch = watch.run(parts.settings().telemetry.poll.get(), crew.stop_back.clone());
+    crew.back("metrics of the queue", endless(watch));
+    Ok(())
+}
+
+/// A task that goes on until it is told to stop, and has no error of its own.
+async fn endless(task: impl Future<Output = ()>) -> Result<()> {
+    task.await;
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! `tidemill dev`: all roles in one process, on embedded parts kept in one folder.
+//!
+//! The same code as the roles; only the parts differ. One process at a time may use the folder.
+
+mod home;
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use prometheus::Registry;
+use tidemill_gateway::Users;
+use tidemill_jobs::JobStore;
+
+use super::gateway::add_gateway;
+use super::notifier::add_notifier;
+use super::processor::add_processor;
+use super::{NOTIFIERS, PROCESSORS, Shared, add_relay, add_watch, listen};
+use crate::crew::Crew;
+use crate::parts::Parts;
+use crate::settings::{Secret, Settings};
+
+use home::Home;
+
+/// Where state is kept when no folder is named.
+const DATA: &str = "tidemill-data";
+/// The user that the first start makes.
+const ADMIN: &str = "admin";
+/// The variable with that user's password.
+const ADMIN_PASSWORD: &str = "TIDEMILL_ADMIN_PASSWORD";
+
+/// Runs until told to stop.
+pub async fn run(mut settings: Settings) -> Result<()> {
+    let data = settings.data.get_or_insert_with(|| DATA.into()).clone();
+    let home = Home::take(&data)?;
+    if settings.gateway.jwt_secret.is_none() {
+        settings.gateway.jwt_secret = Some(home.jwt_secret()?);
+    }
+    // Users of a laptop have plain names; their mail goes to files, whatever the domain.
+    if settings.notifier.smtp.host.is_none() {
+        settings
+            .notifier
+            .default_domain
+            .get_or_insert_with(|| "localhost".to_owned());
+    }
+    // Bound first: with port 0 the address of the banner and the links is the one the system chose.
+    let listener = listen(settings.gateway.listen).await?;
+    settings.gateway.listen = listener.local_addr()?;
+    let parts = Parts::new(settings);
+    let pipelines = parts.pipelines()?;
+    let mut crew = Crew::new()?;
+    let (jobs, log, objects) = (parts.jobs().await?, parts.log().await?, parts.objects()?);
+    let sink = parts.sink().await?;
+    jobs.migrate().await?;
+    log.create_topics().await?;
+    sink.migrate().await?;
+    let password = make_admin(&jobs).await?;
+
+    let registry = Registry::new();
+    add_relay(&mut crew, &jobs, &log);
+    add_watch(
+        &mut crew,
+        &parts,
+        &registry,
+        Some(&jobs),
+        &log,
+        vec![PROCESSORS, NOTIFIERS],
+    )?;
+    let shared = Shared {
+        pipelines: Arc::clone(&pipelines),
+        jobs,
+        log: Arc::clone(&log),
+        objects,
+    };
+    add_processor(&mut crew, &parts, &registry, shared.clone(), sink)?;
+    add_notifier(&mut crew, &parts, &registry, Arc::clone(&pipelines), log)?;
+    add_gateway(&mut crew, &parts, &registry, listener, shared)?;
+
+    println!("{}", banner(&parts, pipelines.len(), password.as_ref()));
+    crew.work().await
+}
+
+/// Makes the first user; gives the password when it was made here.
+async fn make_admin(jobs: &JobStore) -> Result<Option<Secret>> {
+    let users = Users::new(jobs);
+    if users.get(ADMIN).await?.is_some() {
+        return Ok(None);
+    }
+    let (password, made_here) = match std::env::var(ADMIN_PASSWORD) {
+        Ok(password) => (Secret::new(password), false),
+        Err(_) => (crate::commands::random_password(), true),
+    };
+    users.add(ADMIN, password.to_secrecy(), true).await?;
+    Ok(made_here.then_some(password))
+}
+
+fn banner(parts: &Parts, pipelines: usize, password: Option<&Secret>) -> String {
+    let url = parts.public_url();
+    let data = parts
+        .settings()
+        .data
+        .as_deref()
+        .unwrap_or(DATA.as_ref())
+        .display()
+        .to_string();
+    let (first, password) = match password {
+        Some(password) => {
+            let line = format!(
+                "\n  user       {ADMIN}, password {} (told only now)",
+                password.expose()
+            );
+            (line, password.expose())
+        }
+        None => (String::new(), "PASSWORD"),
+    };
+    format!(
+        "
+Tidemill is up: {url}
+
+  state      {data}
+  pipelines  {pipelines} in {folder}
+  jobs       {database}
+  tables     {tables}
+  mail       {mail}{first}
+
+Log in and send a file:
+  token=$(curl -sf -u {ADMIN}:{password} -X POST {url}/v1/login | sed 's/.*\"token\":\"\\([^\"]*\\)\".*/\\1/')
+  curl -H \"Authorization: Bearer $token\" {url}/v1/pipelines
+  curl -H \"Authorization: Bearer $token\" --data-binary @departments.csv \\
+      {url}/v1/pipelines/departments/uploads
+
+Look at jobs and tables from another terminal:
+  tidemill --data {data} jobs list
+  tidemill --data {data} query 'SELECT * FROM departments LIMIT 10'
+
+Ctrl-C stops it; what runs is finished or put back.
+",
+        folder = parts.settings().pipelines.display(),
+        database = parts.database_place(),
+        tables = parts.tables_place(),
+        mail = parts.mail_place(),
+    )
+}

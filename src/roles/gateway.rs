@@ -1,0 +1,115 @@
+//! The role `gateway`: HTTP, landing, and the relay that publishes what landed.
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use object_store::ObjectStore;
+use object_store::path::Path;
+use prometheus::Registry;
+use tidemill_gateway::{Gateway, GatewayParts, ReadinessCheck, Users};
+use tidemill_ingest::{Landing, LandingLimits};
+use tidemill_jobs::{EventLog, JobStore};
+use tokio::net::TcpListener;
+
+use super::{NOTIFIERS, PROCESSORS, Shared, add_relay, add_watch, listen};
+use crate::crew::Crew;
+use crate::parts::Parts;
+use crate::settings::Settings;
+
+/// Runs until told to stop.
+pub async fn run(settings: Settings) -> Result<()> {
+    let parts = Parts::new(settings);
+    let pipelines = parts.pipelines()?;
+    let mut crew = Crew::new()?;
+    let (jobs, log, objects) = (parts.jobs().await?, parts.log().await?, parts.objects()?);
+    if parts.settings().migrate {
+        jobs.migrate().await?;
+        log.create_topics().await?;
+    }
+    let registry = Registry::new();
+    let listener = listen(parts.settings().gateway.listen).await?;
+    add_relay(&mut crew, &jobs, &log);
+    add_watch(
+        &mut crew,
+        &parts,
+        &registry,
+        Some(&jobs),
+        &log,
+        vec![PROCESSORS, NOTIFIERS],
+    )?;
+    let shared = Shared {
+        pipelines,
+        jobs,
+        log,
+        objects,
+    };
+    add_gateway(&mut crew, &parts, &registry, listener, shared)?;
+    crew.work().await
+}
+
+/// Adds the HTTP surface to a crew.
+pub fn add_gateway(
+    crew: &mut Crew,
+    parts: &Parts,
+    registry: &Registry,
+    listener: TcpListener,
+    shared: Shared,
+) -> Result<()> {
+    let Shared {
+        pipelines,
+        jobs,
+        log,
+        objects,
+    } = shared;
+    let secret = parts
+        .settings()
+        .gateway
+        .jwt_secret
+        .as_ref()
+        .context("`gateway.jwt_secret` is missing")?;
+    let gateway = Gateway::new(GatewayParts {
+        pipelines,
+        landing: Landing::new(Arc::clone(&objects), jobs.clone(), LandingLimits::default()),
+        users: Users::new(&jobs),
+        readiness: readiness(&jobs, &log, &objects),
+        jobs,
+        objects,
+        registry: registry.clone(),
+        settings: parts.gateway_settings(secret),
+    })?;
+    tracing::info!(address = %listener.local_addr()?, "gateway listens");
+    let stop = crew.stop.clone();
+    crew.front("gateway", async move { gateway.serve(listener, stop).await });
+    Ok(())
+}
+
+fn readiness(
+    jobs: &JobStore,
+    log: &Arc<dyn EventLog>,
+    objects: &Arc<dyn ObjectStore>,
+) -> Vec<ReadinessCheck> {
+    let (jobs, log, objects) = (jobs.clone(), Arc::clone(log), Arc::clone(objects));
+    vec![
+        ReadinessCheck::new("database", move || {
+            let jobs = jobs.clone();
+            async move { jobs.ping().await.map_err(|error| error.to_string()) }
+        }),
+        ReadinessCheck::new("broker", move || {
+            let log = Arc::clone(&log);
+            async move { log.ping().await.map_err(|error| error.to_string()) }
+        }),
+        ReadinessCheck::new("objects", move || {
+            let objects = Arc::clone(&objects);
+            async move { reach(&objects).await.map_err(|error| error.to_string()) }
+        }),
+    ]
+}
+
+/// Asks for an object that is not there: "not found" is an answer.
+pub async fn reach(objects: &Arc<dyn ObjectStore>) -> object_store::Result<()> {
+    use object_store::ObjectStoreExt;
+    match objects.head(&Path::from("tidemill-readiness")).await {
+        Ok(_) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+        Err(error) => Err(error),
+    }
+}

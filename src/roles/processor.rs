@@ -1,0 +1,147 @@
+//! The role `processor`: runs pipelines, sweeps what others left behind, publishes what it finished.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Result;
+use object_store::ObjectStore;
+use prometheus::Registry;
+use tidemill_jobs::{EventLog, JobStore, Sweeper};
+use tidemill_processor::{Metrics, ProcessorParts};
+use tidemill_sinks::Sink;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::gateway::reach;
+use super::{PROCESSORS, Shared, add_relay, add_watch, endless, listen, worker_name};
+use crate::crew::Crew;
+use crate::parts::Parts;
+use crate::settings::Settings;
+use crate::telemetry::{Readiness, serve};
+
+/// How often objects without a job are looked for: they are rare, and listing a bucket costs.
+const ORPHANS_EVERY: Duration = Duration::from_secs(3600);
+/// How old such an object must be: longer than the longest upload.
+const ORPHANS_OLDER_THAN: Duration = Duration::from_secs(24 * 3600);
+
+/// Runs until told to stop.
+pub async fn run(settings: Settings) -> Result<()> {
+    let parts = Parts::new(settings);
+    let pipelines = parts.pipelines()?;
+    let mut crew = Crew::new()?;
+    let (jobs, log, objects) = (parts.jobs().await?, parts.log().await?, parts.objects()?);
+    let sink = parts.sink().await?;
+    if parts.settings().migrate {
+        jobs.migrate().await?;
+        log.create_topics().await?;
+        sink.migrate().await?;
+    }
+    let registry = Registry::new();
+    let listener = listen(parts.settings().telemetry.listen).await?;
+    let readiness = readiness(&jobs, &log, &objects, &sink);
+    crew.back(
+        "metrics",
+        serve(listener, registry.clone(), readiness, crew.stop_back.clone()),
+    );
+    add_relay(&mut crew, &jobs, &log);
+    add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, vec![PROCESSORS])?;
+    add_processor(
+        &mut crew,
+        &parts,
+        &registry,
+        Shared {
+            pipelines,
+            jobs,
+            log,
+            objects,
+        },
+        sink,
+    )?;
+    crew.work().await
+}
+
+/// Adds processor and sweepers to a crew.
+pub fn add_processor(
+    crew: &mut Crew,
+    parts: &Parts,
+    registry: &Registry,
+    shared: Shared,
+    sink: Arc<dyn Sink>,
+) -> Result<()> {
+    let Shared {
+        pipelines,
+        jobs,
+        log,
+        objects,
+    } = shared;
+    let sweeper = Sweeper::new(jobs.clone(), Sweeper::INTERVAL);
+    crew.back("sweeper", endless(sweeper.run(crew.stop_back.clone())));
+    let orphans = sweep_orphans(Arc::clone(&objects), jobs.clone(), crew.stop_back.clone());
+    crew.back("sweeper of objects", endless(orphans));
+    let processor = ProcessorParts {
+        pipelines,
+        jobs,
+        log,
+        objects,
+        sink,
+        limits: parts.processor_limits(),
+        metrics: Metrics::new(registry)?,
+        worker: worker_name(),
+    };
+    crew.front(
+        "processor",
+        tidemill_processor::serve(processor, crew.stop.clone()),
+    );
+    Ok(())
+}
+
+async fn sweep_orphans(objects: Arc<dyn ObjectStore>, jobs: JobStore, stop: CancellationToken) {
+    while stop
+        .run_until_cancelled(tokio::time::sleep(ORPHANS_EVERY))
+        .await
+        .is_some()
+    {
+        let sweep = tidemill_ingest::sweep_orphans(&objects, &jobs, ORPHANS_OLDER_THAN);
+        match stop.run_until_cancelled(sweep).await {
+            Some(Ok(swept)) => info!(deleted = swept.deleted, "looked for objects without a job"),
+            Some(Err(error)) => {
+                warn!(
+                    error = &error as &dyn std::error::Error,
+                    "failed to look for objects without a job"
+                );
+            }
+            None => {}
+        }
+    }
+}
+
+fn readiness(
+    jobs: &JobStore,
+    log: &Arc<dyn EventLog>,
+    objects: &Arc<dyn ObjectStore>,
+    sink: &Arc<dyn Sink>,
+) -> Readiness {
+    let (jobs, log, objects, sink) = (
+        jobs.clone(),
+        Arc::clone(log),
+        Arc::clone(objects),
+        Arc::clone(sink),
+    );
+    Readiness::default()
+        .with("database", move || {
+            let jobs = jobs.clone();
+            async move { jobs.ping().await }
+        })
+        .with("broker", move || {
+            let log = Arc::clone(&log);
+            async move { log.ping().await }
+        })
+        .with("objects", move || {
+            let objects = Arc::clone(&objects);
+            async move { reach(&objects).await }
+        })
+        .with("tables", move || {
+            let sink = Arc::clone(&sink);
+            async move { sink.ping().await }
+        })
+}

@@ -1,0 +1,385 @@
+//! Settings: what an installation says about itself, read once at start by every role and command.
+//!
+//! Sources in order, the later wins: `tidemill.toml` (or `--config FILE`), `TIDEMILL_*` variables, flags.
+//! Promise: every wrong setting of every source is told at once, with where it stands and what to write,
+//! before anything starts. `tidemill.example.toml` explains each field; a test keeps the two equal.
+
+mod check;
+mod files;
+mod load;
+mod problem;
+mod secret;
+#[cfg(test)]
+mod tests;
+mod units;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+pub use check::Purpose;
+pub use load::{Sources, load};
+pub use problem::SettingsProblem;
+pub use secret::Secret;
+pub use tidemill_sinks::notice::SmtpTls;
+pub use units::{ByteSize, Span};
+
+/// All settings of an installation.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Settings {
+    /// Folder of the embedded parts: what the sections below do not name is kept there.
+    pub data: Option<PathBuf>,
+    /// Folder of the pipeline files.
+    pub pipelines: PathBuf,
+    /// Whether a role brings schemas and topics up to date when it starts.
+    pub migrate: bool,
+    /// How long a role waits at start for a server that does not answer yet.
+    pub connect_wait: Span,
+    /// The database of jobs and users.
+    pub database: Database,
+    /// The database of the sinks' tables.
+    pub tables: Tables,
+    /// The object store.
+    pub objects: Objects,
+    /// The broker.
+    pub broker: Broker,
+    /// The HTTP surface.
+    pub gateway: Gateway,
+    /// The role that runs pipelines.
+    pub processor: Processor,
+    /// The role that sends notices.
+    pub notifier: Notifier,
+    /// Logs and metrics.
+    pub telemetry: Telemetry,
+}
+
+/// The database of jobs and users.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Database {
+    /// `mysql://user:password@host/database` or `sqlite:///path`.
+    pub url: Option<Secret>,
+    /// A file that holds the URL.
+    pub url_file: Option<PathBuf>,
+    /// Most connections of one process.
+    pub connections: u32,
+}
+
+/// The database of the sinks' tables.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Tables {
+    /// As `database.url`, which is used when this is missing.
+    pub url: Option<Secret>,
+    /// A file that holds the URL.
+    pub url_file: Option<PathBuf>,
+    /// Most connections of one process.
+    pub connections: u32,
+    /// Whether LOAD DATA LOCAL may be used where the server allows it.
+    pub local_infile: bool,
+    /// Longest wait for a lock of another transaction.
+    pub lock_wait: Span,
+}
+
+/// The object store.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Objects {
+    /// `s3://bucket/prefix` or `file:///folder`.
+    pub url: Option<String>,
+    /// URL of an S3 server that is not Amazon's.
+    pub endpoint: Option<String>,
+    /// Region of the bucket.
+    pub region: Option<String>,
+    /// Access key; missing means what the machine's identity gives.
+    pub access_key: Option<Secret>,
+    /// A file that holds the access key.
+    pub access_key_file: Option<PathBuf>,
+    /// Secret key.
+    pub secret_key: Option<Secret>,
+    /// A file that holds the secret key.
+    pub secret_key_file: Option<PathBuf>,
+    /// Whether the endpoint may be plain http.
+    pub allow_http: bool,
+}
+
+/// The broker.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Broker {
+    /// Kafka's bootstrap servers, `host:port` parted by commas.
+    pub servers: Option<String>,
+    /// Topics are named `{topic_prefix}.landed` and `{topic_prefix}.finished`.
+    pub topic_prefix: String,
+    /// Partitions of a topic that is made; the most processors that share the work.
+    pub partitions: u32,
+    /// Copies of each record on Kafka.
+    pub replication: u32,
+    /// Further settings of librdkafka, such as `security.protocol`.
+    pub client: BTreeMap<String, Secret>,
+    /// Files that hold settings of librdkafka, such as `sasl.password`.
+    pub client_files: BTreeMap<String, PathBuf>,
+}
+
+/// The HTTP surface.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gateway {
+    /// Address and port to listen on.
+    pub listen: SocketAddr,
+    /// How people reach the gateway; used in links of notices.
+    pub public_url: Option<String>,
+    /// Signs tokens; at least 32 bytes.
+    pub jwt_secret: Option<Secret>,
+    /// A file that holds the secret.
+    pub jwt_secret_file: Option<PathBuf>,
+    /// How long a token is good.
+    pub token_lifetime: Span,
+    /// Most open connections.
+    pub connections_max: u32,
+    /// Most uploads at the same time.
+    pub uploads_max: u32,
+    /// Longest time of a request that is not an upload or a download.
+    pub request_timeout: Span,
+    /// Longest silence in the middle of an upload.
+    pub upload_idle: Span,
+    /// How long open requests may take after a stop was asked for.
+    pub drain: Span,
+}
+
+/// The role that runs pipelines.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Processor {
+    /// Jobs at the same time in one process.
+    pub concurrency: u32,
+    /// Memory of the SQL engine for all jobs of the process; beyond it, it spills.
+    pub memory: ByteSize,
+    /// Folder for what is spilled; missing means the system's folder for temporary files.
+    pub spill_dir: Option<PathBuf>,
+    /// Rows of a batch.
+    pub batch_rows: u32,
+    /// Longest record; a longer one is refused.
+    pub record_max: ByteSize,
+    /// Longest raw text kept of a refused record.
+    pub raw_max: ByteSize,
+    /// Most rows of a table that a reference or a step looks into; they are held in memory.
+    pub lookup_rows_max: u64,
+    /// Longest attempt of a job.
+    pub job_limit: Span,
+    /// How long a claim holds without a sign of life.
+    pub lease: Span,
+    /// How often a job that was left behind is put back before it fails.
+    pub retries_max: u32,
+    /// How long a running job may take after a stop was asked for, before it is handed back.
+    pub drain: Span,
+}
+
+/// The role that sends notices.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Notifier {
+    /// Folder for mail as `.eml` files, instead of a mail server.
+    pub outbox: Option<PathBuf>,
+    /// Added to a sender's name that is no address.
+    pub default_domain: Option<String>,
+    /// Notices at the same time.
+    pub concurrency: u32,
+    /// How long a notice is tried.
+    pub give_up_after: Span,
+    /// Private addresses that webhooks may reach, as CIDR blocks.
+    pub webhook_allow: Vec<String>,
+    /// Longest wait for the answer of a webhook.
+    pub webhook_timeout: Span,
+    /// Secrets by name, for the signatures of webhooks.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Files that hold secrets, by name.
+    pub secrets_files: BTreeMap<String, PathBuf>,
+    /// The mail server.
+    pub smtp: Smtp,
+}
+
+/// The mail server.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Smtp {
+    /// Name or address of the server.
+    pub host: Option<String>,
+    /// Its port; missing means the usual one of `tls`: 25, 587 or 465.
+    pub port: Option<u16>,
+    /// How the connection is secured.
+    pub tls: SmtpTls,
+    /// User, when the server asks for one.
+    pub user: Option<String>,
+    /// Password of the user.
+    pub password: Option<Secret>,
+    /// A file that holds the password.
+    pub password_file: Option<PathBuf>,
+    /// Sender of the messages: `Tidemill <tidemill@example.com>`.
+    pub from: String,
+    /// Longest wait for the server.
+    pub timeout: Span,
+    /// A PEM file with a further authority to trust.
+    pub ca_file: Option<PathBuf>,
+}
+
+/// Logs and metrics.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// Which events are logged: `info`, or as `warn,tidemill=debug`.
+    pub log: String,
+    /// How they are written.
+    pub format: LogFormat,
+    /// Where processor and notifier serve `/metrics`, `/healthz` and `/readyz`.
+    pub listen: SocketAddr,
+    /// Pause between two looks at queue and lag.
+    pub poll: Span,
+}
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            data: None,
+            pipelines: PathBuf::from("pipelines"),
+            migrate: true,
+            connect_wait: Span::seconds(120),
+            database: Database::default(),
+            tables: Tables::default(),
+            objects: Objects::default(),
+            broker: Broker::default(),
+            gateway: Gateway::default(),
+            processor: Processor::default(),
+            notifier: Notifier::default(),
+            telemetry: Telemetry::default(),
+        }
+    }
+}
+
+impl Default for Database {
+    fn default() -> Self {
+        Self {
+            url: None,
+            url_file: None,
+            connections: 10,
+        }
+    }
+}
+
+impl Default for Tables {
+    fn default() -> Self {
+        Self {
+            url: None,
+            url_file: None,
+            connections: 8,
+            local_infile: true,
+            lock_wait: Span::seconds(50),
+        }
+    }
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self {
+            servers: None,
+            topic_prefix: "tidemill".to_owned(),
+            partitions: 12,
+            replication: 1,
+            client: BTreeMap::new(),
+            client_files: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            public_url: None,
+            jwt_secret: None,
+            jwt_secret_file: None,
+            token_lifetime: Span::seconds(8 * 3600),
+            connections_max: 1024,
+            uploads_max: 32,
+            request_timeout: Span::seconds(45),
+            upload_idle: Span::seconds(60),
+            drain: Span::seconds(25),
+        }
+    }
+}
+
+impl Default for Processor {
+    fn default() -> Self {
+        Self {
+            concurrency: 2,
+            memory: ByteSize::mib(128),
+            spill_dir: None,
+            batch_rows: 8192,
+            record_max: ByteSize::mib(1),
+            raw_max: ByteSize::kib(64),
+            lookup_rows_max: 2_000_000,
+            job_limit: Span::seconds(15 * 60),
+            lease: Span::seconds(60),
+            retries_max: 1,
+            drain: Span::seconds(20),
+        }
+    }
+}
+
+impl Default for Notifier {
+    fn default() -> Self {
+        Self {
+            outbox: None,
+            default_domain: None,
+            concurrency: 16,
+            give_up_after: Span::seconds(24 * 3600),
+            webhook_allow: Vec::new(),
+            webhook_timeout: Span::seconds(15),
+            secrets: BTreeMap::new(),
+            secrets_files: BTreeMap::new(),
+            smtp: Smtp::default(),
+        }
+    }
+}
+
+impl Default for Smtp {
+    fn default() -> Self {
+        Self {
+            host: None,
+            port: None,
+            tls: SmtpTls::Starttls,
+            user: None,
+            password: None,
+            password_file: None,
+            from: "Tidemill <tidemill@localhost>".to_owned(),
+            timeout: Span::seconds(30),
+            ca_file: None,
+        }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self {
+            log: "info".to_owned(),
+            format: LogFormat::Auto,
+            listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
+            poll: Span::seconds(5),
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! The small HTTP server of processor and notifier: `/metrics`, `/healthz`, `/readyz`.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus::{Encoder, Registry, TextEncoder};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// Longest wait for one part; a probe of Kubernetes waits a few seconds at most.
+const CHECK_MAX: Duration = Duration::from_secs(2);
+
+type Check = Arc<dyn Fn() -> Pin<Box<dyn Future<Output = Result<(), String>> + Send>> + Send + Sync>;
+
+/// Which parts must answer before a role says that it is ready.
+#[derive(Clone, Default)]
+pub struct Readiness(Vec<(&'static str, Check)>);
+
+impl Readiness {
+    /// Adds a part.
+    pub fn with<F, Fut, E>(mut self, part: &'static str, check: F) -> Self
+    where
+        F: Fn() -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: std::fmt::Display + 'static,
+    {
+        let run: Check = Arc::new(move || {
+            let answer = check();
+            Box::pin(async move { answer.await.map_err(|error| error.to_string()) })
+        });
+        self.0.push((part, run));
+        self
+    }
+
+    /// Asks all parts at once; gives each part's name and its fault.
+    pub async fn ask(&self) -> Vec<(&'static str, Result<(), String>)> {
+        let asked = self.0.iter().map(|(part, check)| async move {
+            let answer = tokio::time::timeout(CHECK_MAX, check()).await;
+            (
+                *part,
+                answer.unwrap_or_else(|_| Err("did not answer in time".to_owned())),
+            )
+        });
+        futures::future::join_all(asked).await
+    }
+}
+
+struct Shown {
+    registry: Registry,
+    readiness: Readiness,
+}
+
+/// Serves until the token is cancelled.
+pub async fn serve(
+    listener: TcpListener,
+    registry: Registry,
+    readiness: Readiness,
+    shutdown: CancellationToken,
+) -> std::io::Result<()> {
+    let router = Router::new()
+        .route("/metrics", get(metrics))
+        .route("/healthz", get(|| async { "alive\n" }))
+        .route("/readyz", get(ready))
+        .with_state(Arc::new(Shown { registry, readiness }));
+    let server = axum::serve(listener, router).into_future();
+    match shutdown.run_until_cancelled(server).await {
+        Some(ended) => ended,
+        None => Ok(()),
+    }
+}
+
+async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
+    let encoder = TextEncoder::new();
+    let mut text = Vec::new();
+    match encoder.encode(&shown.registry.gather(), &mut text) {
+        Ok(()) => ([(header::CONTENT_TYPE, encoder.format_type().to_owned())], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Says which part does not answer, not what it said: the probe's port may be open to more than operators.
+async fn ready(State(shown): State<Arc<Shown>>) -> Response {
+    let answers = shown.readiness.ask().await;
+    let all = answers.iter().all(|(_, answer)| answer.is_ok());
+    let parts: serde_json::Map<String, serde_json::Value> = answers
+        .iter()
+        .map(|(part, answer)| {
+            (
+                (*part).to_owned(),
+                if answer.is_ok() {
+                    "ok".into()
+                } else {
+                    "does not answer".into()
+                },
+            )
+        })
+        .collect();
+    let status = if all {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    (
+        status,
+        axum::Json(serde_json::json!({ "ready": all, "parts": parts })),
+    )
+        .into_response()
+}

@@ -1,0 +1,336 @@
+//! `tidemill dev` end to end on embedded parts: what goes up comes out as table, rejects and mail, also when
+//! the process is killed at any instant.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+const PASSWORD: &str = "correct horse battery";
+/// Longest wait for a start or a job; a loaded machine is slow, a hang is longer.
+const WAIT_MAX: Duration = Duration::from_secs(120);
+
+/// A running `tidemill dev`, killed when dropped.
+struct Dev {
+    child: Child,
+    url: String,
+    token: String,
+    client: reqwest::Client,
+}
+
+fn root(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn tidemill(data: &Path, pipelines: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tidemill"));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEMILL_")) {
+        command.env_remove(name);
+    }
+    command
+        .current_dir(data.parent().unwrap())
+        .arg("--data")
+        .arg(data)
+        .arg("--pipelines")
+        .arg(pipelines);
+    command
+}
+
+impl Dev {
+    async fn start(data: &Path, pipelines: &Path) -> Self {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(data.with_extension("log"))
+            .unwrap();
+        let mut child = tidemill(data, pipelines)
+            .args(["dev", "--listen", "127.0.0.1:0"])
+            .args(["--set", "processor.lease=3s", "--set", "processor.retries_max=20"])
+            .env("TIDEMILL_ADMIN_PASSWORD", PASSWORD)
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        let mut out = BufReader::new(child.stdout.take().unwrap());
+        let mut url = None;
+        let mut line = String::new();
+        while url.is_none() && out.read_line(&mut line).unwrap() > 0 {
+            url = line.trim().strip_prefix("Tidemill is up: ").map(str::to_owned);
+            line.clear();
+        }
+        let Some(url) = url else {
+            panic!("no start:\n{}", log_of(data))
+        };
+        std::thread::spawn(move || out.read_to_end(&mut Vec::new()));
+        let client = reqwest::Client::new();
+        let login = client
+            .post(format!("{url}/v1/login"))
+            .basic_auth("admin", Some(PASSWORD))
+            .send()
+            .await;
+        let login: Value = login.unwrap().error_for_status().unwrap().json().await.unwrap();
+        let token = login["token"].as_str().unwrap().to_owned();
+        Self {
+            child,
+            url,
+            token,
+            client,
+        }
+    }
+
+    async fn upload(&self, pipeline: &str, body: impl Into<reqwest::Body>) -> reqwest::Result<String> {
+        let url = format!("{}/v1/pipelines/{pipeline}/uploads", self.url);
+        let answer = self
+            .client
+            .post(url)
+            .bearer_auth(&self.token)
+            .body(body)
+            .send()
+            .await?;
+        let job: Value = answer.error_for_status()?.json().await?;
+        Ok(job["job_id"].as_str().unwrap().to_owned())
+    }
+
+    async fn get(&self, path: &str) -> reqwest::Response {
+        let url = format!("{}{path}", self.url);
+        self.client
+            .get(url)
+            .bearer_auth(&self.token)
+            .send()
+            .await
+            .unwrap()
+            .error_for_status()
+            .unwrap()
+    }
+
+    /// The job once it has ended.
+    async fn ended(&self, id: &str) -> Value {
+        let began = Instant::now();
+        loop {
+            let job: Value = self.get(&format!("/v1/jobs/{id}")).await.json().await.unwrap();
+            if !["queued", "processing"].contains(&job["status"].as_str().unwrap()) {
+                return job;
+            }
+            assert!(began.elapsed() < WAIT_MAX, "still {job}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// SIGTERM, as Kubernetes and Ctrl-C do; gives the exit status.
+    fn stop(mut self) -> Option<i32> {
+        let id = self.child.id().to_string();
+        Command::new("kill").args(["-TERM", &id]).status().unwrap();
+        self.child.wait().unwrap().code()
+    }
+}
+
+impl Drop for Dev {
+    fn drop(&mut self) {
+        // SIGKILL: nothing is flushed, nothing is handed back.
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn log_of(data: &Path) -> String {
+    std::fs::read_to_string(data.with_extension("log")).unwrap_or_default()
+}
+
+/// Runs a command over the same folder; gives its JSON.
+fn json(data: &Path, pipelines: &Path, arguments: &[&str]) -> Value {
+    let output = tidemill(data, pipelines)
+        .arg("--json")
+        .args(arguments)
+        .output()
+        .unwrap();
+    let (out, err) = (
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr),
+    );
+    assert!(output.status.success(), "{arguments:?}\n{out}\n{err}");
+    serde_json::from_str(&out).unwrap()
+}
+
+/// Waits for the mail about a job.
+async fn mail_about(job: &str, outbox: &Path) -> String {
+    let began = Instant::now();
+    loop {
+        let paths = std::fs::read_dir(outbox)
+            .into_iter()
+            .flatten()
+            .flatten()
+            .map(|entry| entry.path());
+        let mails = paths.filter(|path| path.extension().is_some_and(|end| end == "eml"));
+        let found = mails
+            .map(|path| std::fs::read_to_string(path).unwrap())
+            .find(|mail| mail.contains(job));
+        if let Some(mail) = found {
+            return mail;
+        }
+        assert!(
+            began.elapsed() < WAIT_MAX,
+            "no mail about {job} in {}",
+            outbox.display()
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn the_employees_go_up_and_table_rejects_and_mail_come_out() {
+    let folder = TempDir::new().unwrap();
+    let (data, pipelines) = (folder.path().join("data"), root("pipelines"));
+    let dev = Dev::start(&data, &pipelines).await;
+    let file = |name: &str| std::fs::read(root("examples/data/employees").join(name)).unwrap();
+    for name in ["departments", "jobs"] {
+        let id = dev.upload(name, file(&format!("{name}.csv"))).await.unwrap();
+        assert_eq!(dev.ended(&id).await["status"], "success", "{}", log_of(&data));
+    }
+    let id = dev
+        .upload("hired_employees", file("hired_employees.csv"))
+        .await
+        .unwrap();
+    let job = dev.ended(&id).await;
+    let counts = [
+        "records_in",
+        "records_written",
+        "records_rejected",
+        "records_filtered",
+    ]
+    .map(|name| job[name].as_u64().unwrap());
+    assert_eq!(
+        (job["status"].as_str(), counts),
+        (Some("success"), [2000, 1926, 74, 0]),
+        "{job}"
+    );
+
+    let rejects = dev
+        .get(&format!("/v1/jobs/{id}/rejects"))
+        .await
+        .text()
+        .await
+        .unwrap();
+    assert_eq!(short(&rejects), expected_rejects());
+
+    let mail = mail_about(&id, &data.join("outbox")).await;
+    assert!(
+        mail.contains("To: admin@localhost") && mail.contains("hired_employees"),
+        "{mail}"
+    );
+
+    let found = json(&data, &pipelines, &["jobs", "verify", &id]);
+    assert_eq!(found["holds"], true, "{found}");
+    let rows = json(
+        &data,
+        &pipelines,
+        &["query", "SELECT count(*) AS n FROM hired_employees"],
+    );
+    assert_eq!(rows[0]["n"], 1926);
+    let metrics = dev.get("/metrics").await.text().await.unwrap();
+    for name in [
+        "tidemill_jobs{status=\"success\"} 3",
+        "tidemill_rows_total",
+        "tidemill_log_lag_records",
+    ] {
+        let began = Instant::now();
+        let mut seen = metrics.clone();
+        while !seen.contains(name) {
+            assert!(began.elapsed() < WAIT_MAX, "no {name} in\n{seen}");
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            seen = dev.get("/metrics").await.text().await.unwrap();
+        }
+    }
+    assert!(dev.get("/readyz").await.status().is_success());
+    assert!(
+        log_of(&data)
+            .lines()
+            .any(|line| line.contains("\"job_id\":") && line.contains(&id))
+    );
+    assert_eq!(dev.stop(), Some(0), "{}", log_of(&data));
+}
+
+/// Line, column and code of each reject, from the CSV of the gateway.
+fn short(rejects: &str) -> Vec<String> {
+    let mut reader = csv::Reader::from_reader(rejects.as_bytes());
+    let column = |name: &str| {
+        rejects
+            .lines()
+            .next()
+            .unwrap()
+            .split(',')
+            .position(|have| have == name)
+            .unwrap()
+    };
+    let wanted = ["line", "column", "code"].map(column);
+    let line = |record: csv::StringRecord| wanted.map(|column| record[column].to_owned()).join(",");
+    reader.records().map(|record| line(record.unwrap())).collect()
+}
+
+fn expected_rejects() -> Vec<String> {
+    let text = std::fs::read_to_string(root("examples/data/employees/expected/rejects.csv")).unwrap();
+    text.lines().skip(1).map(str::to_owned).collect()
+}
+
+#[tokio::test]
+async fn a_folder_in_use_is_refused_with_who_holds_it() {
+    let folder = TempDir::new().unwrap();
+    let (data, pipelines) = (folder.path().join("data"), root("pipelines"));
+    let dev = Dev::start(&data, &pipelines).await;
+    let second = tidemill(&data, &pipelines)
+        .args(["dev", "--listen", "127.0.0.1:0"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&second.stderr);
+    assert_eq!(second.status.code(), Some(1), "{told}");
+    assert!(
+        told.contains(&format!("in use by process {}", dev.child.id())),
+        "{told}"
+    );
+}
+
+const NUMBERS: &str = "\
+pipeline: numbers
+columns: [{ name: id, type: int64 }, { name: text, type: text, max_length: 40 }]
+sinks: [{ table: { name: numbers, mode: append, key: [id] } }]
+";
+/// Rows of one file: enough that a kill falls into the middle of a job.
+const ROWS: u64 = 20_000;
+
+#[tokio::test]
+async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
+    let folder = TempDir::new().unwrap();
+    let (data, pipelines) = (folder.path().join("data"), folder.path().join("pipelines"));
+    std::fs::create_dir(&pipelines).unwrap();
+    std::fs::write(pipelines.join("numbers.yaml"), NUMBERS).unwrap();
+    let mut accepted = Vec::new();
+    // From "just answered" to "nearly done": each instant of a job is hit by some round.
+    for (round, pause_ms) in [0, 10, 40, 120, 300, 700].into_iter().enumerate() {
+        let dev = Dev::start(&data, &pipelines).await;
+        let first = round as u64 * ROWS;
+        let lines = (first..first + ROWS).map(|id| format!("{id},row number {id}\n"));
+        let body = std::iter::once("id,text\n".to_owned())
+            .chain(lines)
+            .collect::<String>();
+        accepted.push(dev.upload("numbers", body).await.unwrap());
+        tokio::time::sleep(Duration::from_millis(pause_ms)).await;
+        drop(dev);
+    }
+    let dev = Dev::start(&data, &pipelines).await;
+    for id in &accepted {
+        let job = dev.ended(id).await;
+        assert_eq!(job["status"], "success", "{job}\n{}", log_of(&data));
+        assert_eq!(json(&data, &pipelines, &["jobs", "verify", id])["holds"], true);
+    }
+    let sql =
+        "SELECT count(*) AS n, count(DISTINCT id) AS ids, min(id) AS least, max(id) AS most FROM numbers";
+    let all = accepted.len() as u64 * ROWS;
+    let rows = json(&data, &pipelines, &["query", sql]);
+    let found = ["n", "ids", "least", "most"].map(|name| rows[0][name].as_u64().unwrap());
+    assert_eq!(found, [all, all, 0, all - 1]);
+    assert_eq!(dev.stop(), Some(0));
+}
