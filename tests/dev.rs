@@ -1,7 +1,11 @@
 //! `tidemill dev` end to end on embedded parts: what goes up comes out as table, rejects and mail, also when
 //! the process is killed at any instant.
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking"
+)]
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

@@ -125,7 +125,7 @@ Tidemill is up: {url}
 Log in and send a file:
   token=$(curl -sf -u {ADMIN}:{password} -X POST {url}/v1/login | sed 's/.*\"token\":\"\\([^\"]*\\)\".*/\\1/')
   curl -H \"Authorization: Bearer $token\" {url}/v1/pipelines
-  curl -H \"Authorization: Bearer $token\" --data-binary @departments.csv \\
+  curl -H \"Authorization: Bearer $token\" -F file=@departments.csv \\
       {url}/v1/pipelines/departments/uploads
 
 Look at jobs and tables from another terminal:

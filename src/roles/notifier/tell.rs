@@ -1,5 +1,8 @@
 //! Telling of one finished job: every notice of its pipeline, with retries.
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 use std::time::Duration;
 
