@@ -103,7 +103,7 @@ mod tests {
         let mut stream = WriteTimeout::new(near, Duration::from_secs(60));
         let reader = async {
             for _ in 0..4 {
-                tokio::time::sleep(Duration::from_secs(50)).await;
+                sleep(Duration::from_secs(50)).await;
                 far.read_exact(&mut [0; 16]).await.unwrap();
             }
         };

@@ -67,7 +67,7 @@ impl UploadBody {
             }
         });
         Self {
-            stream: stream.boxed(),
+            stream: stream.fuse().boxed(),
             fault: None,
         }
     }
@@ -95,7 +95,7 @@ impl UploadBody {
         });
         Ok((
             Self {
-                stream: file.chain(rest).boxed(),
+                stream: file.chain(rest).fuse().boxed(),
                 fault: None,
             },
             file_name,
