@@ -38,6 +38,21 @@ pub(crate) struct UploadQuery {
     name: Option<String>,
 }
 
+/// The file itself.
+#[derive(utoipa::ToSchema)]
+#[schema(value_type = String, format = Binary)]
+#[allow(dead_code)] // Only shape the OpenAPI document: bodies are streamed, never read into a type.
+struct RawFile(String);
+
+/// A form with the file.
+#[derive(utoipa::ToSchema)]
+#[allow(dead_code)] // Only shape the OpenAPI document: bodies are streamed, never read into a type.
+struct FormFile {
+    /// The file; its name is the name of the file.
+    #[schema(value_type = String, format = Binary)]
+    file: String,
+}
+
 /// Send a file to a pipeline.
 ///
 /// The body is the file itself, or a form (`multipart/form-data`) with the file in its field `file`. The same
@@ -48,7 +63,7 @@ pub(crate) struct UploadQuery {
         ("name" = Option<String>, Query, description = "The name of the file; else that of `Content-Disposition`"),
         ("Idempotency-Key" = Option<String>, Header, description = "Makes a repetition safe: 1 to 190 visible ASCII characters"),
     ),
-    request_body(content((Vec<u8> = "text/csv"), (Vec<u8> = "application/octet-stream"), (Vec<u8> = "multipart/form-data"))),
+    request_body(content((RawFile = "text/csv"), (RawFile = "application/octet-stream"), (FormFile = "multipart/form-data"))),
     responses(
     (status = 202, description = "The job; `Location` is where to watch it", body = JobView,
         headers(("Location" = String, description = "The job"), ("Tidemill-Duplicate" = String, description = "`true` when the job is that of an earlier upload"))),
