@@ -1,8 +1,8 @@
 //! The MySQL and MariaDB sink. This file is the list of what it does; each part is in the file of its name.
 //!
-//! Promises: every connection runs in strict mode, UTC, utf8mb4 and READ COMMITTED, verified before use;
-//! a delivery is one transaction on one connection; a connection that broke in mid-statement is closed,
-//! never used again.
+//! Promises: every connection runs in strict mode, UTC, utf8mb4 (verified before each use) and READ
+//! COMMITTED; a delivery is one transaction on one connection; a connection that broke in mid-statement is
+//! closed, never used again.
 
 mod catalog;
 mod ddl;
@@ -11,6 +11,7 @@ mod errors;
 mod insert;
 mod ledger;
 mod load;
+mod pins;
 mod scan;
 mod session;
 mod shape;

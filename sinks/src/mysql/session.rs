@@ -9,21 +9,9 @@ use mysql_async::{Conn, Opts, OptsBuilder, Params, Pool, PoolConstraints, PoolOp
 use tokio::time::error::Elapsed;
 
 use super::errors::{DEPRECATED, from_client, is_about_a_row, later};
+use super::pins::{pins, verify};
 use crate::connect::within;
 use crate::{CommitKey, Error, Result, SinkLimits};
-
-/// The mode every session runs in; backslash escapes stay on, zero dates and silent cuts are off.
-const SQL_MODE: [&str; 5] = [
-    "STRICT_ALL_TABLES",
-    "NO_ZERO_IN_DATE",
-    "NO_ZERO_DATE",
-    "ERROR_FOR_DIVISION_BY_ZERO",
-    "NO_ENGINE_SUBSTITUTION",
-];
-
-/// How long the server may wait for the next rows, or for us to take the next ones, in seconds: its
-/// defaults of 30 and 60 would break a load whose SQL steps think for longer.
-const SERVER_NET_TIMEOUT_SECONDS: u64 = 3_600;
 
 /// Deliveries remembered as in need of the strict way; the oldest is forgotten first. A forgotten one
 /// fails its load once more and is remembered again.
@@ -149,22 +137,6 @@ fn options(url: &str, limits: &SinkLimits) -> Result<OptsBuilder> {
         builder = builder.prefer_socket(false);
     }
     Ok(builder)
-}
-
-/// The statements that pin a session; run at connect and again after the pool has reset a connection.
-fn pins(limits: &SinkLimits) -> Vec<String> {
-    vec![
-        format!(
-            "SET NAMES utf8mb4, SESSION sql_mode = '{}', SESSION time_zone = '+00:00', \
-         SESSION innodb_lock_wait_timeout = {lock}, SESSION lock_wait_timeout = {lock}, \
-         SESSION net_read_timeout = {net}, SESSION net_write_timeout = {net}, \
-         SESSION autocommit = 1, SESSION foreign_key_checks = 1, SESSION unique_checks = 1",
-            SQL_MODE.join(","),
-            lock = limits.lock_wait_seconds.max(1),
-            net = SERVER_NET_TIMEOUT_SECONDS,
-        ),
-        "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned(),
-    ]
 }
 
 /// A verified connection with bounded statements. Dropped in mid-statement, it closes the connection,
@@ -331,34 +303,6 @@ fn positional(values: Vec<Value>) -> Params {
     } else {
         Params::Positional(values)
     }
-}
-
-/// Refuses a session that the server or a proxy gave other settings than it was told.
-fn verify(mode: &str, [zone, client, connection]: &[String; 3]) -> Result<()> {
-    let mut wrong = Vec::new();
-    let modes: Vec<&str> = mode.split(',').collect();
-    wrong.extend(
-        SQL_MODE
-            .iter()
-            .filter(|m| !modes.contains(m))
-            .map(|m| format!("{m} is off")),
-    );
-    if modes.contains(&"NO_BACKSLASH_ESCAPES") || modes.contains(&"ANSI_QUOTES") {
-        wrong.push(format!("sql_mode is {mode}"));
-    }
-    if zone != "+00:00" {
-        wrong.push(format!("time_zone is {zone}"));
-    }
-    if client != "utf8mb4" || connection != "utf8mb4" {
-        wrong.push(format!("the character sets are {client} and {connection}"));
-    }
-    if wrong.is_empty() {
-        return Ok(());
-    }
-    Err(Error::Refused {
-        action: "pin the session's settings",
-        message: wrong.join(", "),
-    })
 }
 
 /// A value as text, `None` for NULL and for what is no text or number.

@@ -1,6 +1,9 @@
 //! The promises of the table sinks, held on each way that rows go: MySQL by LOAD DATA, MySQL by INSERT,
 //! SQLite. What only one database promises is in the file of its name.
 
+// A test's helpers fail like the test itself.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod mysql;
 mod proxy;
 mod rows;

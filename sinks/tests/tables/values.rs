@@ -147,7 +147,7 @@ pub async fn values_come_back_exactly(place: &Place) {
     let wanted = everything();
     place.sink.ensure(&wanted).await.unwrap();
     let written = batch(&wanted, extremes());
-    let row = deliver(&*place.sink, &wanted, "job", &[written.clone()])
+    let row = deliver(&*place.sink, &wanted, "job", std::slice::from_ref(&written))
         .await
         .unwrap();
     assert_eq!(row.rows, 12);
@@ -163,7 +163,7 @@ pub async fn texts_that_differ_in_case_or_spaces_are_different_keys(place: &Plac
     place.sink.ensure(&wanted).await.unwrap();
     let names = ["ab", "AB", "a", "a ", "a  ", "é", "e", "e\u{301}", "", "ß", "ss"];
     let rows = batch(&wanted, vec![Arc::new(StringArray::from(names.to_vec()))]);
-    deliver(&*place.sink, &wanted, "first", &[rows.clone()])
+    deliver(&*place.sink, &wanted, "first", std::slice::from_ref(&rows))
         .await
         .unwrap();
     deliver(&*place.sink, &wanted, "again", &[rows]).await.unwrap();

@@ -42,7 +42,7 @@ pub async fn an_upsert_of_nothing_but_its_key_keeps_the_row(place: &Place) {
     let wanted = plan(Mode::Upsert, vec![column("id", DataType::Int64)], &["id"]);
     place.sink.ensure(&wanted).await.unwrap();
     let rows = batch(&wanted, vec![Arc::new(Int64Array::from(vec![1, 2, 1]))]);
-    deliver(&*place.sink, &wanted, "a", &[rows.clone()])
+    deliver(&*place.sink, &wanted, "a", std::slice::from_ref(&rows))
         .await
         .unwrap();
     deliver(&*place.sink, &wanted, "b", &[rows]).await.unwrap();
