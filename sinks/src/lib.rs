@@ -15,6 +15,4 @@ pub use connect::{SinkLimits, connect};
 pub use error::{Error, Result};
 pub use mysql::MySqlSink;
 pub use sqlite::SqliteSink;
-pub use table::{
-    CommitKey, Delivery, LedgerRow, Opened, Sink, TableColumn, TablePlan, TableState,
-};
+pub use table::{CommitKey, Delivery, LedgerRow, Opened, Sink, TableColumn, TablePlan, TableState};
