@@ -121,7 +121,8 @@ Examples:
   tidemill --data ./tidemill-data query \"SELECT count(*) FROM flights\"
   tidemill query --csv \"SELECT * FROM departments ORDER BY id\" > departments.csv")]
     Query {
-        /// One SELECT statement
+        /// One SELECT statement; it may begin with a comment
+        #[arg(allow_hyphen_values = true)]
         sql: String,
         /// Answer in CSV
         #[arg(long, conflicts_with = "json")]
@@ -135,10 +136,43 @@ Examples:
     User(UserCommand),
     /// Bring databases and topics up to date
     Migrate,
+    /// Send files to a gateway, wait, and tell what was taken and what was refused
+    Send(SendArgs),
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Reach every server of the settings, or say which does not answer and what to do
     Doctor,
+}
+
+/// What is sent, and as whom.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  TIDEMILL_PASSWORD=… tidemill send departments departments.csv
+  tidemill send sales *.csv --url https://tidemill.example.com --user ann --password-file ann.secret")]
+pub struct SendArgs {
+    /// Name of the pipeline
+    pub pipeline: String,
+    /// Files, sent one after the other
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// The gateway, also TIDEMILL_URL
+    #[arg(
+        long,
+        default_value = "http://127.0.0.1:8080",
+        env = "TIDEMILL_URL",
+        hide_env = true
+    )]
+    pub url: String,
+    /// The user, also TIDEMILL_USER
+    #[arg(long, default_value = "admin", env = "TIDEMILL_USER", hide_env = true)]
+    pub user: String,
+    /// File with the password on its first line; without it TIDEMILL_PASSWORD is taken
+    #[arg(long, value_name = "FILE")]
+    pub password_file: Option<PathBuf>,
+    /// How many refused records are shown
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub rejects: usize,
 }
 
 /// A role, for `check --role`.

@@ -6,6 +6,7 @@ mod jobs;
 mod migrate;
 mod query;
 mod run_file;
+mod send;
 mod tables;
 mod test_cases;
 mod users;
@@ -31,6 +32,7 @@ pub async fn run(command: &Command, sources: &Sources, json: bool) -> Result<Exi
         Command::Schema => print_json(&tidemill_pipelines::json_schema()),
         Command::Test { pipeline } => test_cases::run(&parts(sources)?, pipeline.as_deref(), json).await,
         Command::Run(args) => run_file::run(&parts(sources)?, args, json).await,
+        Command::Send(args) => send::run(args, json).await,
         Command::Query { sql, csv } => query::run(&parts(sources)?, sql, *csv, json).await,
         Command::Jobs(command) => jobs::run(&parts(sources)?, command, json).await,
         Command::User(command) => users::run(&parts(sources)?, command, json).await,

@@ -48,6 +48,7 @@ pub(crate) async fn rejects(
     }
     match read(&shared, &job, "rejects.csv", &headers).await? {
         Some(response) => Ok(response),
+        None if job.counts.records_rejected > 0 => Err(Problem::lost("rejects.csv", &id)),
         None => Ok(([(CONTENT_TYPE, content_type("rejects.csv"))], REJECTS_HEADER).into_response()),
     }
 }
@@ -93,7 +94,7 @@ async fn read(
     name: &str,
     headers: &HeaderMap,
 ) -> Result<Option<Response>, Problem> {
-    let key = ObjectKey::artifact(job.job_id, name);
+    let key = ObjectKey::artifact(job, name);
     let mut options = GetOptions::default();
     if headers.contains_key(RANGE) || headers.contains_key(IF_NONE_MATCH) {
         let Some(meta) = found(shared.objects.head(&key.path()).await)? else {

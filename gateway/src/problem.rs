@@ -94,6 +94,13 @@ impl Problem {
         Self::try_later(StatusCode::SERVICE_UNAVAILABLE, "unavailable", &detail, 5)
     }
 
+    /// 500 for an object that the job table knows of and the object store does not; logged here.
+    pub fn lost(name: &str, job: &str) -> Self {
+        tracing::error!(job_id = job, name, "an artifact is missing in the object store");
+        let detail = format!("`{name}` of job `{job}` is missing in the object store; tell the operator");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "lost_file", detail)
+    }
+
     /// 500; logged here, the client hears only the request's id.
     pub fn internal(error: &(dyn Error + 'static)) -> Self {
         tracing::error!(error = %chain(error), "a request failed inside");

@@ -1,9 +1,9 @@
 //! Keys of objects: `landing/{pipeline}/{job}/{file}` for what came in,
-//! `jobs/{job}/{name}` for what was made of it (report.json, rejects.csv, artifacts).
+//! `jobs/{job}/{attempt}/{name}` for what was made of it (report.json, rejects.csv, artifacts).
 
 use std::fmt;
 
-use tidemill_jobs::JobId;
+use tidemill_jobs::{Job, JobId};
 use tidemill_pipelines::PipelineName;
 
 /// Longest file name kept in a key, in bytes.
@@ -35,9 +35,17 @@ impl ObjectKey {
         Self(format!("landing/{pipeline}/{job}/{name}"))
     }
 
-    /// Something made of a job: `report.json`, `rejects.csv`.
-    pub fn artifact(job: JobId, name: &str) -> Self {
-        Self(format!("jobs/{job}/{name}"))
+    /// Something made of a job by the attempt that ended it: `report.json`, `rejects.csv`. All artifacts of
+    /// an attempt lie beside its report, so that one that was overtaken cannot overwrite them.
+    pub fn artifact(job: &Job, name: &str) -> Self {
+        match job
+            .report_file_path
+            .as_deref()
+            .and_then(|report| report.rsplit_once('/'))
+        {
+            Some((folder, _)) => Self(format!("{folder}/{name}")),
+            None => Self(format!("jobs/{}/{name}", job.job_id)),
+        }
     }
 
     /// The key as text.

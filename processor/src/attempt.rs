@@ -28,7 +28,16 @@ pub(crate) async fn attempt(shared: &Shared, record: &Record) -> Result<()> {
         }
     };
     tracing::Span::current().record("job_id", landed.job_id.to_string());
-    let Some((claim, pipeline)) = claim(shared, &landed).await? else {
+    let Some(current) = shared.parts.pipelines.get(&landed.pipeline) else {
+        warn!(pipeline = %landed.pipeline, "no such pipeline here; the job stays queued");
+        return Ok(());
+    };
+    wait_for_earlier(shared, &landed, current).await?;
+    let _slot = tokio::select! {
+        slot = shared.slots.acquire() => slot.map_err(|_| Error::Stopping)?,
+        () = shared.stopping.cancelled() => return Err(Error::Stopping),
+    };
+    let Some((claim, pipeline)) = claim(shared, &landed, current).await? else {
         return Ok(());
     };
     shared.parts.metrics.running().inc();
@@ -38,13 +47,12 @@ pub(crate) async fn attempt(shared: &Shared, record: &Record) -> Result<()> {
 }
 
 /// Claims the job, with the pipeline in the version of its first claim.
-async fn claim(shared: &Shared, landed: &LandedData) -> Result<Option<(Claim, Arc<Pipeline>)>> {
+async fn claim(
+    shared: &Shared,
+    landed: &LandedData,
+    current: &Pipeline,
+) -> Result<Option<(Claim, Arc<Pipeline>)>> {
     let parts = &shared.parts;
-    let Some(current) = parts.pipelines.get(&landed.pipeline) else {
-        warn!(pipeline = %landed.pipeline, "no such pipeline here; the job stays queued");
-        return Ok(None);
-    };
-    wait_for_earlier(shared, landed, current).await?;
     let claim = parts
         .jobs
         .claim(landed.job_id, &current.version, &parts.worker, Utc::now())
@@ -54,6 +62,8 @@ async fn claim(shared: &Shared, landed: &LandedData) -> Result<Option<(Claim, Ar
         Some(version) if *version != current.version => {
             match older_version(shared, &landed.pipeline, version).await {
                 Ok(older) => older,
+                // The sweeper puts the job back.
+                Err(error) if error.retry() != Retry::Never => return Err(error),
                 Err(error) => {
                     end(
                         shared,

@@ -11,19 +11,24 @@ use object_store::ObjectStore;
 use tidemill_jobs::{EventLog, JobStore, Record, Subscription, Topic};
 use tidemill_pipelines::{Pipeline, PipelineName, PipelineSet};
 use tidemill_sinks::Sink;
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::attempt::attempt;
 use crate::engine::Engine;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::limits::{ProcessorLimits, RETRY_PAUSE};
 use crate::metrics::Metrics;
 use crate::plan::tables_read;
 
 /// The consumer group of all processors.
 pub const GROUP: &str = "processor";
+
+/// Events held beyond those worked on: their jobs wait for a slot, or for earlier jobs whose events lie behind
+/// theirs in the log.
+const WAITING_EVENTS_MAX: usize = 256;
 
 /// What a processor works with.
 pub struct ProcessorParts {
@@ -50,6 +55,8 @@ pub struct ProcessorParts {
 pub(crate) struct Shared {
     pub parts: Arc<ProcessorParts>,
     pub engine: Engine,
+    /// One permit for each job that is worked on; jobs that wait for earlier ones hold none.
+    pub slots: Arc<Semaphore>,
     /// Nothing new is begun.
     pub stopping: CancellationToken,
     /// What runs is handed back.
@@ -89,6 +96,7 @@ pub async fn serve(parts: ProcessorParts, shutdown: CancellationToken) -> Result
     let engine = Engine::new(&parts.limits)?;
     let mut subscription = parts.log.subscribe(Topic::Landed, GROUP).await?;
     let shared = Shared {
+        slots: Arc::new(Semaphore::new(parts.limits.concurrency)),
         parts: Arc::new(parts),
         engine,
         stopping: shutdown.clone(),
@@ -116,7 +124,7 @@ async fn consume(
         tokio::select! {
             () = shutdown.cancelled() => return,
             Some(done) = running.join_next(), if !running.is_empty() => ack(subscription, done).await,
-            next = subscription.next(), if running.len() < shared.parts.limits.concurrency => match next {
+            next = subscription.next(), if running.len() < shared.parts.limits.concurrency + WAITING_EVENTS_MAX => match next {
                 Ok(record) => {
                     pause = RETRY_PAUSE.0;
                     running.spawn(one(shared.clone(), record));
@@ -139,6 +147,7 @@ async fn one(shared: Shared, record: Record) -> Option<Record> {
     loop {
         match attempt(&shared, &record).await {
             Ok(()) => return Some(record),
+            Err(Error::Stopping) => return None,
             Err(error) => {
                 warn!(error = %error.to_job_error().message, key = %record.key, "the job could not be taken on or ended");
                 if shared.stopping.is_cancelled() || error.retry() == tidemill_pipelines::Retry::Never {

@@ -20,7 +20,14 @@ const FILE: &str = "tidemill.toml";
 /// A settings file has a few kilobytes; more is some other file.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 /// Variables that are no settings: the place of the file, the first password, and what the tests read.
-const NO_SETTINGS: [&str; 3] = ["TIDEMILL_CONFIG", "TIDEMILL_ADMIN_PASSWORD", "TIDEMILL_TEST_"];
+const NO_SETTINGS: [&str; 6] = [
+    "TIDEMILL_CONFIG",
+    "TIDEMILL_ADMIN_PASSWORD",
+    "TIDEMILL_TEST_",
+    "TIDEMILL_URL",
+    "TIDEMILL_USER",
+    "TIDEMILL_PASSWORD",
+];
 
 /// Where settings come from.
 #[derive(Debug, Clone, Default)]

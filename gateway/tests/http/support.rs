@@ -147,10 +147,11 @@ impl Server {
         if let Some(rejects) = rejects {
             self.write(&format!("jobs/{id}/rejects.csv"), rejects);
         }
+        let refused = u64::from(rejects.is_some());
         let counts = Counts {
             records_in: 3,
-            records_written: 2,
-            records_rejected: 1,
+            records_written: 3 - refused,
+            records_rejected: refused,
             records_filtered: 0,
         };
         let outcome = Outcome::Success {
