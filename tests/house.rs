@@ -2,6 +2,8 @@
 //! They read the manifests and sources of the workspace as text, so a rule that is broken names the file to mend.
 //! ARCHITECTURE.md tells why the rooms stand in this order.
 
+#![allow(clippy::panic, clippy::expect_used, reason = "helpers of tests fail by panicking")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
