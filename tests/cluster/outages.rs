@@ -1,0 +1,58 @@
+//! Servers that go away and come back while files keep coming: nothing accepted is lost, nothing is doubled.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use crate::place::Stopped;
+use crate::roles::{Client, Cluster, IMPATIENT};
+use crate::{TURN, holds_once, numbers, numbers_pipelines};
+
+/// Rows of one file.
+const ROWS: u64 = 500;
+/// Files at least, and pause between two of them.
+const FILES_MIN: u64 = 30;
+const PAUSE: Duration = Duration::from_millis(100);
+/// How long a server is away, and how long all are there before the next goes.
+const AWAY: Duration = Duration::from_secs(2);
+const BETWEEN: Duration = Duration::from_secs(2);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_server_may_stop_and_start_during_a_run() {
+    let _turn = TURN.lock().await;
+    let pipelines = numbers_pipelines();
+    let cluster = Cluster::start(pipelines.path(), IMPATIENT).await;
+    let enough = Arc::new(AtomicBool::new(false));
+    let sender = tokio::spawn(send_until(cluster.client(), Arc::clone(&enough)));
+    for name in ["mariadb", "kafka", "s3", "smtp"] {
+        tokio::time::sleep(BETWEEN).await;
+        let stopped = tokio::task::spawn_blocking(move || Stopped::stop(name)).await.unwrap();
+        tokio::time::sleep(AWAY).await;
+        tokio::task::spawn_blocking(move || drop(stopped)).await.unwrap();
+    }
+    tokio::time::sleep(BETWEEN).await;
+    enough.store(true, Ordering::Relaxed);
+    let accepted = sender.await.unwrap();
+
+    for id in &accepted {
+        cluster.succeeded(id).await;
+        cluster.mail(id).await;
+    }
+    let files = accepted.len() as u64;
+    assert_eq!(cluster.place.jobs_known().await, i64::try_from(files).unwrap());
+    holds_once(&cluster, files, ROWS).await;
+    for id in accepted.iter().step_by(accepted.len().div_ceil(5)) {
+        cluster.verify(id);
+    }
+}
+
+/// Sends one file after the other; gives the jobs.
+async fn send_until(client: Client, enough: Arc<AtomicBool>) -> Vec<String> {
+    let mut accepted = Vec::new();
+    while accepted.len() as u64 <= FILES_MIN || !enough.load(Ordering::Relaxed) {
+        let nth = accepted.len() as u64;
+        accepted.push(client.send("numbers", &format!("file-{nth}"), numbers(nth, ROWS)).await);
+        tokio::time::sleep(PAUSE).await;
+    }
+    accepted
+}
