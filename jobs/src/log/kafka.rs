@@ -32,7 +32,7 @@ const PING: Duration = Duration::from_secs(3);
 pub struct KafkaSettings {
     /// `host:port`, several with commas.
     pub bootstrap_servers: String,
-    /// Topics are named `{prefix}.landed` and `{prefix}.finished`.
+    /// Topics are named `{prefix}.landed` and `{prefix}.finished`, groups `{prefix}.processor` and so on.
     pub topic_prefix: String,
     /// Partitions of a topic that is made here: the most members of a group that work at once.
     pub partitions: i32,
@@ -88,6 +88,12 @@ impl KafkaLog {
         format!("{}.{}", self.0.settings.topic_prefix, topic.as_str())
     }
 
+    /// Installations that share a broker have groups of their own, or the rebalances of one would wait for the
+    /// members of the other.
+    fn group(&self, group: &str) -> String {
+        format!("{}.{group}", self.0.settings.topic_prefix)
+    }
+
     fn producer(&self) -> FutureProducer<Logging> {
         lock(&self.0.producer).clone()
     }
@@ -108,7 +114,7 @@ impl KafkaLog {
             return Ok(Arc::clone(reader));
         }
         let mut config = config(&self.0.settings);
-        config.set("group.id", group).set("enable.auto.commit", "false");
+        config.set("group.id", self.group(group)).set("enable.auto.commit", "false");
         let reader: BaseConsumer = config.create().map_err(failed("make a consumer"))?;
         let reader = Arc::new(reader);
         readers.insert(group.to_owned(), Arc::clone(&reader));
@@ -171,7 +177,8 @@ impl EventLog for KafkaLog {
 
     async fn subscribe(&self, topic: Topic, group: &str) -> Result<Box<dyn Subscription>> {
         let config = config(&self.0.settings);
-        let subscription = consumer::join(config, self.topic(topic), group, self.0.settings.buffer)?;
+        let group = self.group(group);
+        let subscription = consumer::join(config, self.topic(topic), &group, self.0.settings.buffer)?;
         Ok(Box::new(subscription))
     }
 
@@ -310,4 +317,20 @@ fn retry(code: RDKafkaErrorCode) -> Retry {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn installations_that_share_a_broker_share_neither_topics_nor_groups() {
+        let of = |prefix: &str| {
+            let settings = KafkaSettings { topic_prefix: prefix.to_owned(), ..KafkaSettings::default() };
+            let log = KafkaLog::new(settings).unwrap();
+            (log.topic(Topic::Landed), log.group("processor"))
+        };
+        assert_eq!(of("one"), ("one.landed".to_owned(), "one.processor".to_owned()));
+        assert_eq!(of("other"), ("other.landed".to_owned(), "other.processor".to_owned()));
+    }
 }
