@@ -1,4 +1,4 @@
-//! Servers that go away and come back while files keep coming: nothing accepted is lost, nothing is doubled.
+//! Servers that go away and come back, and processes that are killed, while files keep coming: nothing accepted is lost, nothing is doubled.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -33,14 +33,42 @@ async fn each_server_may_stop_and_start_during_a_run() {
     tokio::time::sleep(BETWEEN).await;
     enough.store(true, Ordering::Relaxed);
     let accepted = sender.await.unwrap();
+    each_is_done_once(&cluster, &accepted).await;
+}
 
-    for id in &accepted {
+/// Rounds of deaths, and pause between two of them.
+const ROUNDS: u32 = 3;
+const LIFE: Duration = Duration::from_millis(700);
+
+#[tokio::test]
+async fn each_process_may_be_killed_during_a_run() {
+    let _turn = TURN.lock().await;
+    let pipelines = numbers_pipelines();
+    let mut cluster = Cluster::start(pipelines.path(), IMPATIENT).await;
+    let enough = Arc::new(AtomicBool::new(false));
+    let sender = tokio::spawn(send_until(cluster.client(), Arc::clone(&enough)));
+    for _ in 0..ROUNDS {
+        tokio::time::sleep(LIFE).await;
+        cluster.restart_gateway().await;
+        tokio::time::sleep(LIFE).await;
+        cluster.restart_processor();
+        tokio::time::sleep(LIFE).await;
+        cluster.restart_notifier();
+    }
+    enough.store(true, Ordering::Relaxed);
+    let accepted = sender.await.unwrap();
+    each_is_done_once(&cluster, &accepted).await;
+}
+
+/// Asserts of all files accepted: one job each, done, told of, its rows in the table once.
+async fn each_is_done_once(cluster: &Cluster, accepted: &[String]) {
+    for id in accepted {
         cluster.succeeded(id).await;
         cluster.mail(id).await;
     }
     let files = accepted.len() as u64;
     assert_eq!(cluster.place.jobs_known().await, i64::try_from(files).unwrap());
-    holds_once(&cluster, files, ROWS).await;
+    holds_once(cluster, files, ROWS).await;
     for id in accepted.iter().step_by(accepted.len().div_ceil(5)) {
         cluster.verify(id);
     }

@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -84,9 +85,9 @@ impl Drop for Role {
 pub struct Cluster {
     /// Where it keeps its state.
     pub place: Place,
+    gateway: Role,
     processors: Vec<Role>,
-    /// Gateway and notifier, held so that they live as long.
-    _others: [Role; 2],
+    notifier: Role,
     folder: TempDir,
     starts: u32,
     client: Client,
@@ -96,7 +97,8 @@ pub struct Cluster {
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
-    url: String,
+    /// Another after each start of the gateway, which takes a port that is free.
+    url: Arc<RwLock<String>>,
     token: String,
 }
 
@@ -113,16 +115,34 @@ impl Cluster {
         let mut start = |role| spawn(&folder, role, &mut starts);
         let mut gateway = start("gateway");
         let (processors, notifier) = (vec![start("processor"), start("processor")], start("notifier"));
-        let listens = gateway.said("gateway listens").await;
-        let url = format!("http://{}", listens["address"].as_str().unwrap());
+        let url = url_of(&mut gateway).await;
         let client = Client::login(url).await;
-        Self { place, processors, _others: [gateway, notifier], folder, starts, client }
+        Self { place, gateway, processors, notifier, folder, starts, client }
     }
 
     /// One more processor.
     pub fn add_processor(&mut self) {
         let role = spawn(&self.folder, "processor", &mut self.starts);
         self.processors.push(role);
+    }
+
+    /// Kills the gateway and starts it again.
+    pub async fn restart_gateway(&mut self) {
+        let gateway = spawn(&self.folder, "gateway", &mut self.starts);
+        std::mem::replace(&mut self.gateway, gateway).kill();
+        *self.client.url.write().unwrap() = url_of(&mut self.gateway).await;
+    }
+
+    /// Kills the processor that was started first and starts another.
+    pub fn restart_processor(&mut self) {
+        self.processors.remove(0).kill();
+        self.add_processor();
+    }
+
+    /// Kills the notifier and starts it again.
+    pub fn restart_notifier(&mut self) {
+        let notifier = spawn(&self.folder, "notifier", &mut self.starts);
+        std::mem::replace(&mut self.notifier, notifier).kill();
     }
 
     /// Takes the processor with this process id out of the list.
@@ -203,12 +223,16 @@ impl Client {
         let login = http.post(format!("{url}/v1/login")).basic_auth("ana", Some(PASSWORD)).send().await;
         let login: Value = login.unwrap().error_for_status().unwrap().json().await.unwrap();
         let token = login["token"].as_str().unwrap().to_owned();
-        Self { http, url, token }
+        Self { http, url: Arc::new(RwLock::new(url)), token }
+    }
+
+    fn url(&self, path: &str) -> String {
+        format!("{}{path}", self.url.read().unwrap())
     }
 
     /// What the gateway answers; a refusal fails the test.
     pub async fn get(&self, path: &str) -> String {
-        let request = self.http.get(format!("{}{path}", self.url)).bearer_auth(&self.token);
+        let request = self.http.get(self.url(path)).bearer_auth(&self.token);
         let answer = request.send().await.unwrap();
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert!(status.is_success(), "{path}: {status} {text}");
@@ -218,11 +242,12 @@ impl Client {
     /// Sends a file as a program should: while the answer is 503 or missing it sends again, with the same key.
     /// Gives the id of the job.
     pub async fn send(&self, pipeline: &str, key: &str, body: Vec<u8>) -> String {
-        let url = format!("{}/v1/pipelines/{pipeline}/uploads", self.url);
+        let path = format!("/v1/pipelines/{pipeline}/uploads");
         let body = bytes::Bytes::from(body);
         let began = Instant::now();
         loop {
-            let request = self.http.post(&url).bearer_auth(&self.token).header("idempotency-key", key);
+            let request =
+                self.http.post(self.url(&path)).bearer_auth(&self.token).header("idempotency-key", key);
             let told = match request.body(body.clone()).send().await {
                 Ok(answer) if answer.status() == 202 => {
                     let job: Value = answer.json().await.unwrap();
@@ -239,6 +264,12 @@ impl Client {
             tokio::time::sleep(PAUSE).await;
         }
     }
+}
+
+/// Where a gateway listens.
+async fn url_of(gateway: &mut Role) -> String {
+    let listens = gateway.said("gateway listens").await;
+    format!("http://{}", listens["address"].as_str().unwrap())
 }
 
 fn command(folder: &TempDir) -> Command {
