@@ -20,7 +20,8 @@ launch() {
 await_ready() {
   local name=$1 deadline=$((SECONDS + READY_SECONDS))
   until "ready_$name"; do
-    if ! running "$name"; then
+    # Just forked, it does not have the server's arguments yet: a second look after a moment counts.
+    if ! running "$name" && sleep 1 && ! running "$name"; then
       log_tail "$name"
       fail "$name ended instead of becoming ready"
     fi

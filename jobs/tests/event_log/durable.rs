@@ -68,7 +68,7 @@ async fn a_kill_at_any_instant_loses_nothing_acknowledged() {
         expected.push(acknowledged.len());
         log.close().await;
     }
-    assert!(expected.iter().all(|count| *count >= 200), "{expected:?}");
+    assert!(expected.iter().all(|count| *count > 100), "each child had many acknowledged: {expected:?}");
 }
 
 /// Runs a child until it has had `count` appends acknowledged, kills it, and returns all that it had.

@@ -31,8 +31,16 @@ const POLL: Duration = Duration::from_millis(100);
 /// The same while records wait for room in the buffer.
 const POLL_FULL: Duration = Duration::from_millis(10);
 
+/// Time after which a member that died is out of its group, unless the settings say otherwise.
+const SESSION_TIMEOUT_MS: &str = "10000";
+
 /// Joins `group`; records come out once the broker has given it partitions.
 pub(super) fn join(mut config: ClientConfig, topic: String, group: &str, buffer: usize) -> Result<Member> {
+    if config.get("session.timeout.ms").is_none() {
+        // The poller's thread keeps the membership however long a job runs, so a short timeout is safe: the
+        // partitions of a process that died are handed over after it, not after librdkafka's 45 s.
+        config.set("session.timeout.ms", SESSION_TIMEOUT_MS);
+    }
     config
         .set("group.id", group)
         .set("auto.offset.reset", "earliest")
