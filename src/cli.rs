@@ -157,12 +157,7 @@ pub struct SendArgs {
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
     /// The gateway, also TIDEMILL_URL
-    #[arg(
-        long,
-        default_value = "http://127.0.0.1:8080",
-        env = "TIDEMILL_URL",
-        hide_env = true
-    )]
+    #[arg(long, default_value = "http://127.0.0.1:8080", env = "TIDEMILL_URL", hide_env = true)]
     pub url: String,
     /// The user, also TIDEMILL_USER
     #[arg(long, default_value = "admin", env = "TIDEMILL_USER", hide_env = true)]

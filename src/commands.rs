@@ -33,8 +33,8 @@ pub async fn run(command: &Command, sources: &Sources, json: bool) -> Result<Exi
         Command::Test { pipeline } => test_cases::run(&parts(sources)?, pipeline.as_deref(), json).await,
         Command::Run(args) => run_file::run(&parts(sources)?, args, json).await,
         Command::Send(args) => send::run(args, json).await,
-        Command::Query { sql, csv } => query::run(&parts(sources)?, sql, *csv, json).await,
-        Command::Jobs(command) => jobs::run(&parts(sources)?, command, json).await,
+        Command::Query { sql, csv } => query::run(&standing_parts(sources)?, sql, *csv, json).await,
+        Command::Jobs(command) => jobs::run(&standing_parts(sources)?, command, json).await,
         Command::User(command) => users::run(&parts(sources)?, command, json).await,
         Command::Migrate => migrate::run(&parts(sources)?, json).await,
         Command::Doctor => doctor::run(&parts(sources)?, json).await,
@@ -55,6 +55,19 @@ fn parts(sources: &Sources) -> Result<Parts> {
     Ok(Parts::new(settings))
 }
 
+/// The parts of a command that looks at what stands: a misspelt folder is not made anew and found empty.
+fn standing_parts(sources: &Sources) -> Result<Parts> {
+    let parts = parts(sources)?;
+    if let Some(data) = &parts.settings().data {
+        anyhow::ensure!(
+            data.is_dir(),
+            "there is no folder `{}`; `tidemill dev --data` makes one",
+            data.display()
+        );
+    }
+    Ok(parts)
+}
+
 /// The job store, with its schema.
 async fn job_store(parts: &Parts) -> Result<JobStore> {
     let jobs = parts.jobs().await?;
@@ -66,13 +79,10 @@ async fn job_store(parts: &Parts) -> Result<JobStore> {
 
 /// A pipeline of the set; the error names the nearest.
 fn pipeline<'a>(set: &'a PipelineSet, name: &str) -> Result<&'a Pipeline> {
-    name.parse()
-        .ok()
-        .and_then(|name| set.get(&name))
-        .with_context(|| match set.nearest(name) {
-            Some(near) => format!("there is no pipeline `{name}`; did you mean `{near}`?"),
-            None => format!("there is no pipeline `{name}`"),
-        })
+    name.parse().ok().and_then(|name| set.get(&name)).with_context(|| match set.nearest(name) {
+        Some(near) => format!("there is no pipeline `{name}`; did you mean `{near}`?"),
+        None => format!("there is no pipeline `{name}`"),
+    })
 }
 
 /// A random password that nobody has to remember.
@@ -82,11 +92,7 @@ pub fn random_password() -> Secret {
 
 /// Letters and digits from the system's generator; each is worth 5.9 bits.
 pub fn random_text(length: usize) -> String {
-    rand::rng()
-        .sample_iter(Alphanumeric)
-        .take(length)
-        .map(char::from)
-        .collect()
+    rand::rng().sample_iter(Alphanumeric).take(length).map(char::from).collect()
 }
 
 /// Prints a value for programs.
@@ -103,11 +109,7 @@ fn print_text(text: &str) {
 
 /// 0 when all is well, 1 when something was refused.
 fn status(well: bool) -> ExitCode {
-    if well {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    if well { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// The pipelines of the folder.

@@ -27,12 +27,7 @@ impl Crew {
         let stop = CancellationToken::new();
         stop_on_signals(stop.clone())?;
         let (front, back) = (JoinSet::new(), JoinSet::new());
-        Ok(Self {
-            front,
-            back,
-            stop,
-            stop_back: CancellationToken::new(),
-        })
+        Ok(Self { front, back, stop, stop_back: CancellationToken::new() })
     }
 
     /// Adds a task that takes work; it has to end soon after `stop` is cancelled.
@@ -41,8 +36,7 @@ impl Crew {
         name: &'static str,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        self.front
-            .spawn(async move { task.await.map_err(Into::into).context(name) });
+        self.front.spawn(async move { task.await.map_err(Into::into).context(name) });
     }
 
     /// Adds a task that the front tasks need; it has to end soon after `stop_back` is cancelled.
@@ -51,8 +45,7 @@ impl Crew {
         name: &'static str,
         task: impl Future<Output = Result<(), E>> + Send + 'static,
     ) {
-        self.back
-            .spawn(async move { task.await.map_err(Into::into).context(name) });
+        self.back.spawn(async move { task.await.map_err(Into::into).context(name) });
     }
 
     /// Works until a signal or a failure; gives the first failure.

@@ -15,11 +15,7 @@ pub struct FolderProblems(pub Vec<Problem>);
 impl fmt::Display for FolderProblems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let count = self.0.len();
-        write!(
-            f,
-            "{count} problem{} in the pipelines",
-            if count == 1 { "" } else { "s" }
-        )?;
+        write!(f, "{count} problem{} in the pipelines", if count == 1 { "" } else { "s" })?;
         self.0.iter().try_for_each(|problem| write!(f, "\n{problem}"))
     }
 }
@@ -31,11 +27,7 @@ pub fn read(folder: &Path) -> Result<PipelineSet, FolderProblems> {
     let files = files(folder).map_err(|problem| FolderProblems(vec![problem]))?;
     if files.is_empty() {
         let help = "name the folder with --pipelines DIR, or as `pipelines` in tidemill.toml";
-        return Err(FolderProblems(vec![problem(
-            folder,
-            "no pipeline file (*.yaml) in this folder",
-            help,
-        )]));
+        return Err(FolderProblems(vec![problem(folder, "no pipeline file (*.yaml) in this folder", help)]));
     }
     PipelineSet::from_files(files).map_err(FolderProblems)
 }
@@ -52,28 +44,17 @@ fn files(folder: &Path) -> Result<Vec<(String, String)>, Problem> {
             paths.push(path);
         }
         if paths.len() > FILES_MAX {
-            return Err(problem(
-                folder,
-                &format!("more than {FILES_MAX} pipeline files"),
-                help,
-            ));
+            return Err(problem(folder, &format!("more than {FILES_MAX} pipeline files"), help));
         }
     }
     paths.sort();
-    paths
-        .iter()
-        .map(|path| Ok((path.display().to_string(), text(path)?)))
-        .collect()
+    paths.iter().map(|path| Ok((path.display().to_string(), text(path)?))).collect()
 }
 
 /// The text of one file, in bounds.
 pub fn text(path: &Path) -> Result<String, Problem> {
     let failed = |error: std::io::Error| {
-        problem(
-            path,
-            &format!("failed to read the file: {error}"),
-            "make it a readable file of UTF-8 text",
-        )
+        problem(path, &format!("failed to read the file: {error}"), "make it a readable file of UTF-8 text")
     };
     let size = std::fs::metadata(path).map_err(failed)?.len();
     if size > FILE_BYTES_MAX as u64 {

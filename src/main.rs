@@ -55,10 +55,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 /// Flags that are settings: name as written, path, value.
 fn flags(cli: &Cli) -> Vec<(String, String, String)> {
     let common = &cli.common;
-    let set = common
-        .set
-        .iter()
-        .map(|(key, value)| ("--set".to_owned(), key.clone(), value.clone()));
+    let set = common.set.iter().map(|(key, value)| ("--set".to_owned(), key.clone(), value.clone()));
     let mut flags: Vec<_> = set.collect();
     let mut add = |flag: &str, path: &str, value: Option<String>| {
         flags.extend(value.map(|value| (flag.to_owned(), path.to_owned(), value)));

@@ -33,9 +33,7 @@ pub struct Parts {
 impl Parts {
     /// Connects to nothing yet.
     pub fn new(settings: Settings) -> Self {
-        Self {
-            settings: Arc::new(settings),
-        }
+        Self { settings: Arc::new(settings) }
     }
 
     /// The settings they are made from.
@@ -96,10 +94,7 @@ impl Parts {
     async fn log_unasked(&self) -> Result<Arc<dyn EventLog>> {
         let broker = &self.settings.broker;
         if let Some(servers) = &broker.servers {
-            let client = broker
-                .client
-                .iter()
-                .map(|(key, value)| (key.clone(), value.expose().to_owned()));
+            let client = broker.client.iter().map(|(key, value)| (key.clone(), value.expose().to_owned()));
             let settings = KafkaSettings {
                 bootstrap_servers: servers.clone(),
                 topic_prefix: broker.topic_prefix.clone(),
@@ -111,9 +106,7 @@ impl Parts {
             return Ok(Arc::new(KafkaLog::new(settings)?));
         }
         let path = self.embedded("no broker", "servers", "broker")?.join("events.db");
-        Ok(Arc::new(
-            EmbeddedLog::open(&path, i32::try_from(broker.partitions)?).await?,
-        ))
+        Ok(Arc::new(EmbeddedLog::open(&path, i32::try_from(broker.partitions)?).await?))
     }
 
     /// The object store; it connects when it is used.
@@ -121,11 +114,7 @@ impl Parts {
         if let Some(url) = &self.settings.objects.url {
             return objects::open(url, &self.settings.objects);
         }
-        objects::folder(
-            &self
-                .embedded("no object store", "url", "objects")?
-                .join("objects"),
-        )
+        objects::folder(&self.embedded("no object store", "url", "objects")?.join("objects"))
     }
 
     /// Mail and webhooks.
@@ -134,10 +123,7 @@ impl Parts {
         let outbox = match (&notifier.smtp.host, &notifier.outbox) {
             (Some(_), _) => None,
             (None, Some(outbox)) => Some(outbox.clone()),
-            (None, None) => Some(
-                self.embedded("no mail server", "host", "notifier.smtp")?
-                    .join("outbox"),
-            ),
+            (None, None) => Some(self.embedded("no mail server", "host", "notifier.smtp")?.join("outbox")),
         };
         mail::notifiers(notifier, outbox)
     }
@@ -189,14 +175,12 @@ impl Parts {
 
     /// Where the job database is, without its password.
     pub fn database_place(&self) -> String {
-        self.database_url()
-            .map_or_else(|error| error.to_string(), |url| redacted(&url))
+        self.database_url().map_or_else(|error| error.to_string(), |url| redacted(&url))
     }
 
     /// Where the tables are, without the password.
     pub fn tables_place(&self) -> String {
-        self.tables_url()
-            .map_or_else(|error| error.to_string(), |url| redacted(&url))
+        self.tables_url().map_or_else(|error| error.to_string(), |url| redacted(&url))
     }
 
     /// Where the broker is.
@@ -232,30 +216,15 @@ impl Parts {
         if let Some(url) = &self.settings.database.url {
             return Ok(url.clone());
         }
-        sqlite_url(
-            &self
-                .embedded("no job database", "url", "database")?
-                .join("tidemill.db"),
-        )
+        sqlite_url(&self.embedded("no job database", "url", "database")?.join("tidemill.db"))
     }
 
     fn tables_url(&self) -> Result<Secret> {
-        if let Some(url) = self
-            .settings
-            .tables
-            .url
-            .as_ref()
-            .or(self.settings.database.url.as_ref())
-        {
+        if let Some(url) = self.settings.tables.url.as_ref().or(self.settings.database.url.as_ref()) {
             return Ok(url.clone());
         }
-        let path = self
-            .embedded("no database of tables", "url", "tables")?
-            .join("tables.db");
-        Ok(Secret::new(format!(
-            "sqlite:{}",
-            std::path::absolute(path)?.display()
-        )))
+        let path = self.embedded("no database of tables", "url", "tables")?.join("tables.db");
+        Ok(Secret::new(format!("sqlite:{}", std::path::absolute(path)?.display())))
     }
 
     /// The folder of the embedded parts, made when it is missing.
@@ -274,10 +243,7 @@ impl Parts {
 /// A path as a URL of sqlx, which takes `?` for its options and undoes `%`.
 fn sqlite_url(path: &Path) -> Result<Secret> {
     let path = std::path::absolute(path)?.display().to_string();
-    Ok(Secret::new(format!(
-        "sqlite://{}",
-        path.replace('%', "%25").replace('?', "%3F").replace('#', "%23")
-    )))
+    Ok(Secret::new(format!("sqlite://{}", path.replace('%', "%25").replace('?', "%3F").replace('#', "%23"))))
 }
 
 /// A URL without user and password.

@@ -18,15 +18,9 @@ use crate::parts::Parts;
 use crate::telemetry::{Group, QueueWatch};
 
 /// The group of processors, as lag is told of it.
-const PROCESSORS: Group = Group {
-    topic: Topic::Landed,
-    name: tidemill_processor::GROUP,
-};
+const PROCESSORS: Group = Group { topic: Topic::Landed, name: tidemill_processor::GROUP };
 /// The group of notifiers.
-const NOTIFIERS: Group = Group {
-    topic: Topic::Finished,
-    name: notifier::GROUP,
-};
+const NOTIFIERS: Group = Group { topic: Topic::Finished, name: notifier::GROUP };
 
 /// What several roles of one process share.
 #[derive(Clone)]
@@ -43,9 +37,7 @@ pub struct Shared {
 
 /// Opens the address of a role.
 async fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .with_context(|| format!("failed to listen on {address}"))
+    TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))
 }
 
 /// Names this process in the job table: host and process id.

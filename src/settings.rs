@@ -273,23 +273,13 @@ impl Default for Settings {
 
 impl Default for Database {
     fn default() -> Self {
-        Self {
-            url: None,
-            url_file: None,
-            connections: 10,
-        }
+        Self { url: None, url_file: None, connections: 10 }
     }
 }
 
 impl Default for Tables {
     fn default() -> Self {
-        Self {
-            url: None,
-            url_file: None,
-            connections: 8,
-            local_infile: true,
-            lock_wait: Span::seconds(50),
-        }
+        Self { url: None, url_file: None, connections: 8, local_infile: true, lock_wait: Span::seconds(50) }
     }
 }
 

@@ -27,12 +27,8 @@ pub fn start_logging(settings: &Telemetry, role: &'static str) {
     };
     let registry = tracing_subscriber::registry().with(filter);
     let started = if text {
-        let layer = tracing_subscriber::fmt::layer()
-            .with_writer(std::io::stderr)
-            .with_target(false);
-        registry
-            .with(layer.with_ansi(std::io::stderr().is_terminal()))
-            .try_init()
+        let layer = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+        registry.with(layer.with_ansi(std::io::stderr().is_terminal())).try_init()
     } else {
         registry.with(lines::JsonLines::to_stderr(role)).try_init()
     };
@@ -43,17 +39,6 @@ pub fn start_logging(settings: &Telemetry, role: &'static str) {
 /// Logging of commands: warnings as text, so that stdout and stderr stay for their answers.
 pub fn start_command_logging(settings: &Telemetry) {
     let asked = std::env::var_os("TIDEMILL_LOG").is_some();
-    let level = if asked {
-        settings.log.clone()
-    } else {
-        "error".to_owned()
-    };
-    start_logging(
-        &Telemetry {
-            log: level,
-            format: LogFormat::Text,
-            ..settings.clone()
-        },
-        "command",
-    );
+    let level = if asked { settings.log.clone() } else { "error".to_owned() };
+    start_logging(&Telemetry { log: level, format: LogFormat::Text, ..settings.clone() }, "command");
 }

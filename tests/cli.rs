@@ -1,10 +1,6 @@
 //! The command line as a person or a script meets it: help, exit status, answers.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests fail by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -18,12 +14,7 @@ fn tidemill(folder: &Path, arguments: &[&str]) -> Output {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEMILL_")) {
         command.env_remove(name);
     }
-    command
-        .current_dir(folder)
-        .env("COLUMNS", "100")
-        .args(arguments)
-        .output()
-        .unwrap()
+    command.current_dir(folder).env("COLUMNS", "100").args(arguments).output().unwrap()
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -39,10 +30,7 @@ fn expect(status: i32, folder: &Path, arguments: &[&str]) -> (String, String) {
 }
 
 fn root(path: &str) -> String {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(path)
-        .display()
-        .to_string()
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path).display().to_string()
 }
 
 /// Compares with a file beside this one; UPDATE_EXPECTED=1 writes it.
@@ -52,12 +40,7 @@ fn golden(name: &str, found: &str) {
         std::fs::write(&path, found).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap_or_default();
-    assert_eq!(
-        found,
-        expected,
-        "{} differs; UPDATE_EXPECTED=1 writes it anew",
-        path.display()
-    );
+    assert_eq!(found, expected, "{} differs; UPDATE_EXPECTED=1 writes it anew", path.display());
 }
 
 #[test]
@@ -93,11 +76,7 @@ fn wrong_usage_has_its_own_exit_status() {
 #[test]
 fn wrong_settings_are_told_together_and_nothing_starts() {
     let folder = TempDir::new().unwrap();
-    std::fs::write(
-        folder.path().join("tidemill.toml"),
-        "[gateway]\nlistne = 1\nlisten = 'x'\n",
-    )
-    .unwrap();
+    std::fs::write(folder.path().join("tidemill.toml"), "[gateway]\nlistne = 1\nlisten = 'x'\n").unwrap();
     let (_, err) = expect(1, folder.path(), &["gateway"]);
     for part in [
         "tidemill.toml:2:1: there is no setting `gateway.listne`",
@@ -115,10 +94,7 @@ fn wrong_settings_are_told_together_and_nothing_starts() {
 fn the_schema_is_json_schema() {
     let folder = TempDir::new().unwrap();
     let schema: Value = serde_json::from_str(&expect(0, folder.path(), &["schema"]).0).unwrap();
-    assert!(
-        schema["$schema"].as_str().unwrap().contains("json-schema.org"),
-        "{schema}"
-    );
+    assert!(schema["$schema"].as_str().unwrap().contains("json-schema.org"), "{schema}");
 }
 
 #[test]
@@ -135,11 +111,7 @@ fn check_tells_every_problem_of_settings_files_and_sql() {
     std::fs::create_dir(&pipelines).unwrap();
     std::fs::write(pipelines.join("broken.yaml"), "pipeline: broken\nnonsense: 1\n").unwrap();
     let (out, _) = expect(1, folder.path(), &["check", "--set", "processor.concurrency=0"]);
-    for part in [
-        "flag --set: `processor.concurrency` is 0",
-        "broken.yaml:2:1: ",
-        "nonsense",
-    ] {
+    for part in ["flag --set: `processor.concurrency` is 0", "broken.yaml:2:1: ", "nonsense"] {
         assert!(out.contains(part), "no `{part}` in\n{out}");
     }
     let sql = "pipeline: wrong_sql\ncolumns: [{ name: id, type: int64 }]\n\
@@ -148,22 +120,14 @@ fn check_tells_every_problem_of_settings_files_and_sql() {
     std::fs::write(pipelines.join("wrong_sql.yaml"), sql).unwrap();
     let told: Value = serde_json::from_str(&expect(1, folder.path(), &["check", "--json"]).0).unwrap();
     let problems = told["problems"].as_array().unwrap();
-    assert!(
-        problems
-            .iter()
-            .any(|p| p["message"].as_str().unwrap().contains("idd")),
-        "{told}"
-    );
+    assert!(problems.iter().any(|p| p["message"].as_str().unwrap().contains("idd")), "{told}");
 }
 
 #[test]
 fn the_cases_of_the_shipped_pipelines_pass() {
     let folder = TempDir::new().unwrap();
     let (out, _) = expect(0, folder.path(), &["test", "--pipelines", &root("pipelines")]);
-    assert!(
-        out.contains("ok   hired_employees/all") && out.ends_with(" 0 failed\n"),
-        "{out}"
-    );
+    assert!(out.contains("ok   hired_employees/all") && out.ends_with(" 0 failed\n"), "{out}");
 }
 
 #[test]
@@ -172,19 +136,12 @@ fn a_case_that_differs_is_told_by_line() {
     let pipelines = folder.path().join("pipelines");
     let case = pipelines.join("cases/departments/one");
     std::fs::create_dir_all(&case).unwrap();
-    std::fs::copy(
-        root("pipelines/departments.yaml"),
-        pipelines.join("departments.yaml"),
-    )
-    .unwrap();
+    std::fs::copy(root("pipelines/departments.yaml"), pipelines.join("departments.yaml")).unwrap();
     std::fs::write(case.join("input.csv"), "1,Sales\n2,Legal\n").unwrap();
     std::fs::write(case.join("rows.csv"), "id,department\n1,Sales\n2,Support\n").unwrap();
     std::fs::write(case.join("rejects.csv"), "line,column,code\n").unwrap();
     let (out, _) = expect(1, folder.path(), &["test", "departments"]);
-    assert!(
-        out.contains("rows.csv:3: expected 2,Support, got 2,Legal"),
-        "{out}"
-    );
+    assert!(out.contains("rows.csv:3: expected 2,Support, got 2,Legal"), "{out}");
     let (_, err) = expect(1, folder.path(), &["test", "department"]);
     assert!(err.contains("did you mean `departments`?"), "{err}");
 }
@@ -193,10 +150,8 @@ fn a_case_that_differs_is_told_by_line() {
 fn run_gives_rows_and_rejects_of_one_file() {
     let folder = TempDir::new().unwrap();
     let data = |name: &str| root(&format!("examples/data/employees/{name}"));
-    let (departments, jobs) = (
-        format!("departments={}", data("departments.csv")),
-        format!("jobs={}", data("jobs.csv")),
-    );
+    let (departments, jobs) =
+        (format!("departments={}", data("departments.csv")), format!("jobs={}", data("jobs.csv")));
     let pipelines = root("pipelines");
     let hired = data("hired_employees.csv");
     let mut arguments = vec!["run", "hired_employees", &hired, "--pipelines", &pipelines];
@@ -204,15 +159,9 @@ fn run_gives_rows_and_rejects_of_one_file() {
     let mut to_files = arguments.clone();
     to_files.extend(["--out", "rows.csv", "--rejects", "rejects.csv"]);
     let (_, err) = expect(0, folder.path(), &to_files);
-    assert!(
-        err.contains("2000 records in = 1926 written + 74 rejected + 0 filtered"),
-        "{err}"
-    );
+    assert!(err.contains("2000 records in = 1926 written + 74 rejected + 0 filtered"), "{err}");
     let rows = std::fs::read_to_string(folder.path().join("rows.csv")).unwrap();
-    assert_eq!(
-        rows,
-        std::fs::read_to_string(root("pipelines/cases/hired_employees/all/rows.csv")).unwrap()
-    );
+    assert_eq!(rows, std::fs::read_to_string(root("pipelines/cases/hired_employees/all/rows.csv")).unwrap());
     let rejects = std::fs::read_to_string(folder.path().join("rejects.csv")).unwrap();
     assert_eq!(
         rejects.lines().next(),
@@ -222,10 +171,7 @@ fn run_gives_rows_and_rejects_of_one_file() {
     let mut dry = arguments.clone();
     dry.extend(["--dry-run"]);
     let (out, err) = expect(0, folder.path(), &dry);
-    assert!(
-        out.is_empty() && err.contains("table `hired_employees`"),
-        "{out}\n{err}"
-    );
+    assert!(out.is_empty() && err.contains("table `hired_employees`"), "{out}\n{err}");
 
     let without_tables = ["run", "hired_employees", &hired, "--pipelines", &pipelines];
     let (_, err) = expect(1, folder.path(), &without_tables);
@@ -237,21 +183,10 @@ fn a_dry_run_shows_the_statement_that_makes_the_table() {
     let folder = TempDir::new().unwrap();
     let departments = root("examples/data/employees/departments.csv");
     let pipelines = root("pipelines");
-    let arguments = [
-        "run",
-        "departments",
-        &departments,
-        "--pipelines",
-        &pipelines,
-        "--dry-run",
-        "--data",
-        "data",
-    ];
+    let arguments =
+        ["run", "departments", &departments, "--pipelines", &pipelines, "--dry-run", "--data", "data"];
     let (_, err) = expect(0, folder.path(), &arguments);
-    assert!(
-        err.contains("is missing and would be made:") && err.contains("CREATE TABLE"),
-        "{err}"
-    );
+    assert!(err.contains("is missing and would be made:") && err.contains("CREATE TABLE"), "{err}");
 }
 
 #[test]
@@ -259,17 +194,9 @@ fn a_file_that_a_job_would_fail_on_is_refused_with_the_reason() {
     let folder = TempDir::new().unwrap();
     std::fs::write(folder.path().join("empty.csv"), "").unwrap();
     let pipelines = root("pipelines");
-    let (_, err) = expect(
-        1,
-        folder.path(),
-        &["run", "departments", "empty.csv", "--pipelines", &pipelines],
-    );
+    let (_, err) = expect(1, folder.path(), &["run", "departments", "empty.csv", "--pipelines", &pipelines]);
     assert!(err.contains("no_records"), "{err}");
-    let (_, err) = expect(
-        1,
-        folder.path(),
-        &["run", "departments", "none.csv", "--pipelines", &pipelines],
-    );
+    let (_, err) = expect(1, folder.path(), &["run", "departments", "none.csv", "--pipelines", &pipelines]);
     assert!(err.contains("failed to open `none.csv`"), "{err}");
 }
 
@@ -284,29 +211,13 @@ fn users_are_made_and_allowed_on_the_command_line() {
         serde_json::from_str(&expect(0, folder.path(), &user_command(&["add", "ana"])).0).unwrap();
     assert_eq!(added["password"].as_str().unwrap().len(), 20);
     expect(1, folder.path(), &user_command(&["add", "ana"]));
-    expect(
-        0,
-        folder.path(),
-        &user_command(&["grant", "ana", "departments", "send"]),
-    );
-    expect(
-        1,
-        folder.path(),
-        &user_command(&["grant", "bob", "departments", "send"]),
-    );
+    expect(0, folder.path(), &user_command(&["grant", "ana", "departments", "send"]));
+    expect(1, folder.path(), &user_command(&["grant", "bob", "departments", "send"]));
     expect(0, folder.path(), &user_command(&["passwd", "ana"]));
     let listed: Value = serde_json::from_str(&expect(0, folder.path(), &user_command(&["list"])).0).unwrap();
     assert_eq!(listed["users"][0]["grants"][0]["permission"], "send", "{listed}");
-    expect(
-        0,
-        folder.path(),
-        &user_command(&["revoke", "ana", "departments", "send"]),
-    );
-    expect(
-        1,
-        folder.path(),
-        &user_command(&["revoke", "ana", "departments", "send"]),
-    );
+    expect(0, folder.path(), &user_command(&["revoke", "ana", "departments", "send"]));
+    expect(1, folder.path(), &user_command(&["revoke", "ana", "departments", "send"]));
 }
 
 #[test]
@@ -314,30 +225,14 @@ fn commands_over_jobs_and_tables_answer_on_an_empty_installation() {
     let folder = TempDir::new().unwrap();
     expect(0, folder.path(), &["--data", "data", "migrate"]);
     let (out, _) = expect(0, folder.path(), &["--data", "data", "--json", "jobs", "list"]);
-    assert_eq!(
-        serde_json::from_str::<Value>(&out).unwrap()["jobs"],
-        Value::Array(Vec::new())
-    );
+    assert_eq!(serde_json::from_str::<Value>(&out).unwrap()["jobs"], Value::Array(Vec::new()));
     let (_, err) = expect(1, folder.path(), &["--data", "data", "jobs", "show", "nonsense"]);
     assert!(err.contains("`nonsense` is no job id"), "{err}");
-    let (out, _) = expect(
-        0,
-        folder.path(),
-        &["--data", "data", "query", "--csv", "SELECT 1 + 1 AS two"],
-    );
+    let (out, _) = expect(0, folder.path(), &["--data", "data", "query", "--csv", "SELECT 1 + 1 AS two"]);
     assert_eq!(out, "two\n2\n");
-    let (_, err) = expect(
-        1,
-        folder.path(),
-        &["--data", "data", "query", "SELECT * FROM nothing"],
-    );
+    let (_, err) = expect(1, folder.path(), &["--data", "data", "query", "SELECT * FROM nothing"]);
     assert!(err.contains("there is no table `nothing`"), "{err}");
-    for sql in [
-        "DROP TABLE x",
-        "CREATE TABLE x AS SELECT 1",
-        "SET a = 1",
-        "COPY (SELECT 1) TO 'x.csv'",
-    ] {
+    for sql in ["DROP TABLE x", "CREATE TABLE x AS SELECT 1", "SET a = 1", "COPY (SELECT 1) TO 'x.csv'"] {
         expect(1, folder.path(), &["--data", "data", "query", sql]);
     }
     assert!(!folder.path().join("x.csv").exists());
@@ -347,42 +242,20 @@ fn commands_over_jobs_and_tables_answer_on_an_empty_installation() {
 fn without_any_part_a_command_says_which_to_name() {
     let folder = TempDir::new().unwrap();
     let (_, err) = expect(1, folder.path(), &["jobs", "list"]);
-    assert!(
-        err.contains("write url = … under [database] in tidemill.toml, or give --data DIR"),
-        "{err}"
-    );
+    assert!(err.contains("write url = … under [database] in tidemill.toml, or give --data DIR"), "{err}");
 }
 
 #[test]
 fn doctor_says_which_part_does_not_answer() {
     let folder = TempDir::new().unwrap();
     let pipelines = root("pipelines");
-    let (out, _) = expect(
-        0,
-        folder.path(),
-        &["--data", "data", "--pipelines", &pipelines, "doctor"],
-    );
+    let (out, _) = expect(0, folder.path(), &["--data", "data", "--pipelines", &pipelines, "doctor"]);
     assert_eq!(out.matches('✓').count(), 6, "{out}");
     // Port 1 of this machine is closed.
     let url = "tables.url=mysql://tidemill:hunter2@127.0.0.1:1/d";
-    let arguments = [
-        "--data",
-        "data",
-        "--pipelines",
-        &pipelines,
-        "--set",
-        url,
-        "--set",
-        "connect_wait=0s",
-        "doctor",
-    ];
+    let arguments =
+        ["--data", "data", "--pipelines", &pipelines, "--set", url, "--set", "connect_wait=0s", "doctor"];
     let (out, err) = expect(1, folder.path(), &arguments);
-    assert!(
-        out.contains("✗ tables") && out.contains("is the server up"),
-        "{out}"
-    );
-    assert!(
-        !out.contains("hunter2") && !err.contains("hunter2"),
-        "{out}\n{err}"
-    );
+    assert!(out.contains("✗ tables") && out.contains("is the server up"), "{out}");
+    assert!(!out.contains("hunter2") && !err.contains("hunter2"), "{out}\n{err}");
 }

@@ -1,11 +1,7 @@
 //! `tidemill dev` end to end on embedded parts: what goes up comes out as table, rejects and mail, also when
 //! the process is killed at any instant.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "helpers of tests fail by panicking"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
@@ -36,22 +32,14 @@ fn tidemill(data: &Path, pipelines: &Path) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEMILL_")) {
         command.env_remove(name);
     }
-    command
-        .current_dir(data.parent().unwrap())
-        .arg("--data")
-        .arg(data)
-        .arg("--pipelines")
-        .arg(pipelines);
+    command.current_dir(data.parent().unwrap()).arg("--data").arg(data).arg("--pipelines").arg(pipelines);
     command
 }
 
 impl Dev {
     async fn start(data: &Path, pipelines: &Path) -> Self {
-        let log = std::fs::File::options()
-            .create(true)
-            .append(true)
-            .open(data.with_extension("log"))
-            .unwrap();
+        let log =
+            std::fs::File::options().create(true).append(true).open(data.with_extension("log")).unwrap();
         let mut child = tidemill(data, pipelines)
             .args(["dev", "--listen", "127.0.0.1:0"])
             .args(["--set", "processor.lease=3s", "--set", "processor.retries_max=20"])
@@ -67,49 +55,25 @@ impl Dev {
             url = line.trim().strip_prefix("Tidemill is up: ").map(str::to_owned);
             line.clear();
         }
-        let Some(url) = url else {
-            panic!("no start:\n{}", log_of(data))
-        };
+        let Some(url) = url else { panic!("no start:\n{}", log_of(data)) };
         std::thread::spawn(move || out.read_to_end(&mut Vec::new()));
         let client = reqwest::Client::new();
-        let login = client
-            .post(format!("{url}/v1/login"))
-            .basic_auth("admin", Some(PASSWORD))
-            .send()
-            .await;
+        let login = client.post(format!("{url}/v1/login")).basic_auth("admin", Some(PASSWORD)).send().await;
         let login: Value = login.unwrap().error_for_status().unwrap().json().await.unwrap();
         let token = login["token"].as_str().unwrap().to_owned();
-        Self {
-            child,
-            url,
-            token,
-            client,
-        }
+        Self { child, url, token, client }
     }
 
     async fn upload(&self, pipeline: &str, body: impl Into<reqwest::Body>) -> reqwest::Result<String> {
         let url = format!("{}/v1/pipelines/{pipeline}/uploads", self.url);
-        let answer = self
-            .client
-            .post(url)
-            .bearer_auth(&self.token)
-            .body(body)
-            .send()
-            .await?;
+        let answer = self.client.post(url).bearer_auth(&self.token).body(body).send().await?;
         let job: Value = answer.error_for_status()?.json().await?;
         Ok(job["job_id"].as_str().unwrap().to_owned())
     }
 
     async fn get(&self, path: &str) -> reqwest::Response {
         let url = format!("{}{path}", self.url);
-        self.client
-            .get(url)
-            .bearer_auth(&self.token)
-            .send()
-            .await
-            .unwrap()
-            .error_for_status()
-            .unwrap()
+        self.client.get(url).bearer_auth(&self.token).send().await.unwrap().error_for_status().unwrap()
     }
 
     /// The job once it has ended.
@@ -147,15 +111,8 @@ fn log_of(data: &Path) -> String {
 
 /// Runs a command over the same folder; gives its JSON.
 fn json(data: &Path, pipelines: &Path, arguments: &[&str]) -> Value {
-    let output = tidemill(data, pipelines)
-        .arg("--json")
-        .args(arguments)
-        .output()
-        .unwrap();
-    let (out, err) = (
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr),
-    );
+    let output = tidemill(data, pipelines).arg("--json").args(arguments).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{arguments:?}\n{out}\n{err}");
     serde_json::from_str(&out).unwrap()
 }
@@ -164,23 +121,13 @@ fn json(data: &Path, pipelines: &Path, arguments: &[&str]) -> Value {
 async fn mail_about(job: &str, outbox: &Path) -> String {
     let began = Instant::now();
     loop {
-        let paths = std::fs::read_dir(outbox)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path());
+        let paths = std::fs::read_dir(outbox).into_iter().flatten().flatten().map(|entry| entry.path());
         let mails = paths.filter(|path| path.extension().is_some_and(|end| end == "eml"));
-        let found = mails
-            .map(|path| std::fs::read_to_string(path).unwrap())
-            .find(|mail| mail.contains(job));
+        let found = mails.map(|path| std::fs::read_to_string(path).unwrap()).find(|mail| mail.contains(job));
         if let Some(mail) = found {
             return mail;
         }
-        assert!(
-            began.elapsed() < WAIT_MAX,
-            "no mail about {job} in {}",
-            outbox.display()
-        );
+        assert!(began.elapsed() < WAIT_MAX, "no mail about {job} in {}", outbox.display());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
@@ -195,52 +142,24 @@ async fn the_employees_go_up_and_table_rejects_and_mail_come_out() {
         let id = dev.upload(name, file(&format!("{name}.csv"))).await.unwrap();
         assert_eq!(dev.ended(&id).await["status"], "success", "{}", log_of(&data));
     }
-    let id = dev
-        .upload("hired_employees", file("hired_employees.csv"))
-        .await
-        .unwrap();
+    let id = dev.upload("hired_employees", file("hired_employees.csv")).await.unwrap();
     let job = dev.ended(&id).await;
-    let counts = [
-        "records_in",
-        "records_written",
-        "records_rejected",
-        "records_filtered",
-    ]
-    .map(|name| job[name].as_u64().unwrap());
-    assert_eq!(
-        (job["status"].as_str(), counts),
-        (Some("success"), [2000, 1926, 74, 0]),
-        "{job}"
-    );
+    let counts = ["records_in", "records_written", "records_rejected", "records_filtered"]
+        .map(|name| job[name].as_u64().unwrap());
+    assert_eq!((job["status"].as_str(), counts), (Some("success"), [2000, 1926, 74, 0]), "{job}");
 
-    let rejects = dev
-        .get(&format!("/v1/jobs/{id}/rejects"))
-        .await
-        .text()
-        .await
-        .unwrap();
+    let rejects = dev.get(&format!("/v1/jobs/{id}/rejects")).await.text().await.unwrap();
     assert_eq!(short(&rejects), expected_rejects());
 
     let mail = mail_about(&id, &data.join("outbox")).await;
-    assert!(
-        mail.contains("To: admin@localhost") && mail.contains("hired_employees"),
-        "{mail}"
-    );
+    assert!(mail.contains("To: admin@localhost") && mail.contains("hired_employees"), "{mail}");
 
     let found = json(&data, &pipelines, &["jobs", "verify", &id]);
     assert_eq!(found["holds"], true, "{found}");
-    let rows = json(
-        &data,
-        &pipelines,
-        &["query", "SELECT count(*) AS n FROM hired_employees"],
-    );
+    let rows = json(&data, &pipelines, &["query", "SELECT count(*) AS n FROM hired_employees"]);
     assert_eq!(rows[0]["n"], 1926);
     let metrics = dev.get("/metrics").await.text().await.unwrap();
-    for name in [
-        "tidemill_jobs{status=\"success\"} 3",
-        "tidemill_rows_total",
-        "tidemill_log_lag_records",
-    ] {
+    for name in ["tidemill_jobs{status=\"success\"} 3", "tidemill_rows_total", "tidemill_log_lag_records"] {
         let began = Instant::now();
         let mut seen = metrics.clone();
         while !seen.contains(name) {
@@ -250,26 +169,15 @@ async fn the_employees_go_up_and_table_rejects_and_mail_come_out() {
         }
     }
     assert!(dev.get("/readyz").await.status().is_success());
-    assert!(
-        log_of(&data)
-            .lines()
-            .any(|line| line.contains("\"job_id\":") && line.contains(&id))
-    );
+    assert!(log_of(&data).lines().any(|line| line.contains("\"job_id\":") && line.contains(&id)));
     assert_eq!(dev.stop(), Some(0), "{}", log_of(&data));
 }
 
 /// Line, column and code of each reject, from the CSV of the gateway.
 fn short(rejects: &str) -> Vec<String> {
     let mut reader = csv::Reader::from_reader(rejects.as_bytes());
-    let column = |name: &str| {
-        rejects
-            .lines()
-            .next()
-            .unwrap()
-            .split(',')
-            .position(|have| have == name)
-            .unwrap()
-    };
+    let column =
+        |name: &str| rejects.lines().next().unwrap().split(',').position(|have| have == name).unwrap();
     let wanted = ["line", "column", "code"].map(column);
     let line = |record: csv::StringRecord| wanted.map(|column| record[column].to_owned()).join(",");
     reader.records().map(|record| line(record.unwrap())).collect()
@@ -285,16 +193,10 @@ async fn a_folder_in_use_is_refused_with_who_holds_it() {
     let folder = TempDir::new().unwrap();
     let (data, pipelines) = (folder.path().join("data"), root("pipelines"));
     let dev = Dev::start(&data, &pipelines).await;
-    let second = tidemill(&data, &pipelines)
-        .args(["dev", "--listen", "127.0.0.1:0"])
-        .output()
-        .unwrap();
+    let second = tidemill(&data, &pipelines).args(["dev", "--listen", "127.0.0.1:0"]).output().unwrap();
     let told = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1), "{told}");
-    assert!(
-        told.contains(&format!("in use by process {}", dev.child.id())),
-        "{told}"
-    );
+    assert!(told.contains(&format!("in use by process {}", dev.child.id())), "{told}");
 }
 
 const NUMBERS: &str = "\
@@ -317,9 +219,7 @@ async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
         let dev = Dev::start(&data, &pipelines).await;
         let first = round as u64 * ROWS;
         let lines = (first..first + ROWS).map(|id| format!("{id},row number {id}\n"));
-        let body = std::iter::once("id,text\n".to_owned())
-            .chain(lines)
-            .collect::<String>();
+        let body = std::iter::once("id,text\n".to_owned()).chain(lines).collect::<String>();
         accepted.push(dev.upload("numbers", body).await.unwrap());
         tokio::time::sleep(Duration::from_millis(pause_ms)).await;
         drop(dev);

@@ -29,46 +29,15 @@ const MAIL: &[&str] = &["lettre"];
 const ROOMS: &[Room] = &[
     Room {
         name: "tidemill-pipelines",
-        forbidden: &[
-            RUNTIME,
-            HTTP_SERVER,
-            HTTP_CLIENT,
-            BROKER,
-            DATABASE,
-            ARROW,
-            SQL_ENGINE,
-            OBJECTS,
-            MAIL,
-        ],
+        forbidden: &[RUNTIME, HTTP_SERVER, HTTP_CLIENT, BROKER, DATABASE, ARROW, SQL_ENGINE, OBJECTS, MAIL],
     },
-    Room {
-        name: "tidemill-jobs",
-        forbidden: &[HTTP_SERVER, HTTP_CLIENT, ARROW, SQL_ENGINE],
-    },
-    Room {
-        name: "tidemill-sinks",
-        forbidden: &[HTTP_SERVER, BROKER, SQL_ENGINE],
-    },
-    Room {
-        name: "tidemill-ingest",
-        forbidden: &[HTTP_SERVER, BROKER, ARROW, SQL_ENGINE],
-    },
-    Room {
-        name: "tidemill-processor",
-        forbidden: &[HTTP_SERVER, HTTP_CLIENT, BROKER, MAIL],
-    },
-    Room {
-        name: "tidemill-gateway",
-        forbidden: &[ARROW, SQL_ENGINE, BROKER, MAIL],
-    },
-    Room {
-        name: "tidemill",
-        forbidden: &[],
-    },
-    Room {
-        name: "tidemill-benches",
-        forbidden: &[],
-    },
+    Room { name: "tidemill-jobs", forbidden: &[HTTP_SERVER, HTTP_CLIENT, ARROW, SQL_ENGINE] },
+    Room { name: "tidemill-sinks", forbidden: &[HTTP_SERVER, BROKER, SQL_ENGINE] },
+    Room { name: "tidemill-ingest", forbidden: &[HTTP_SERVER, BROKER, ARROW, SQL_ENGINE] },
+    Room { name: "tidemill-processor", forbidden: &[HTTP_SERVER, HTTP_CLIENT, BROKER, MAIL] },
+    Room { name: "tidemill-gateway", forbidden: &[ARROW, SQL_ENGINE, BROKER, MAIL] },
+    Room { name: "tidemill", forbidden: &[] },
+    Room { name: "tidemill-benches", forbidden: &[] },
 ];
 
 /// Sinks write what they are given: that jobs and brokers exist is not their business.
@@ -95,66 +64,40 @@ fn read(path: &Path) -> String {
 
 fn manifest(folder: &Path) -> Table {
     let path = folder.join("Cargo.toml");
-    read(&path)
-        .parse()
-        .unwrap_or_else(|error| panic!("failed to parse `{}`: {error}", path.display()))
+    read(&path).parse().unwrap_or_else(|error| panic!("failed to parse `{}`: {error}", path.display()))
 }
 
 /// All crates of the workspace, the root package included.
 fn crates() -> Vec<Crate> {
     let root = root();
-    let members = manifest(&root)["workspace"]["members"]
-        .as_array()
-        .expect("workspace.members is a list")
-        .clone();
-    let folders = members
-        .iter()
-        .map(|member| root.join(member.as_str().expect("a member is a path")));
-    folders
-        .chain([root.clone()])
-        .map(|folder| parse(folder.clone(), &manifest(&folder)))
-        .collect()
+    let members =
+        manifest(&root)["workspace"]["members"].as_array().expect("workspace.members is a list").clone();
+    let folders = members.iter().map(|member| root.join(member.as_str().expect("a member is a path")));
+    folders.chain([root.clone()]).map(|folder| parse(folder.clone(), &manifest(&folder))).collect()
 }
 
 fn parse(folder: PathBuf, manifest: &Table) -> Crate {
     Crate {
         folder,
-        name: manifest["package"]["name"]
-            .as_str()
-            .expect("package.name is a text")
-            .to_owned(),
+        name: manifest["package"]["name"].as_str().expect("package.name is a text").to_owned(),
         dependencies: dependencies(manifest),
         inherits_lints: manifest.get("lints")
-            == Some(&Value::Table(
-                [("workspace".to_owned(), true.into())].into_iter().collect(),
-            )),
+            == Some(&Value::Table([("workspace".to_owned(), true.into())].into_iter().collect())),
     }
 }
 
 /// The packages that a manifest names, of every kind and for every platform, by their own name where they are renamed.
 fn dependencies(manifest: &Table) -> Vec<String> {
-    let platforms = manifest
-        .get("target")
-        .and_then(Value::as_table)
-        .into_iter()
-        .flat_map(Table::values);
+    let platforms = manifest.get("target").and_then(Value::as_table).into_iter().flat_map(Table::values);
     let mut tables = vec![manifest];
     tables.extend(platforms.filter_map(Value::as_table));
     let kinds = ["dependencies", "dev-dependencies", "build-dependencies"];
-    let lists = tables
-        .iter()
-        .flat_map(|table| kinds.iter().filter_map(|kind| table.get(*kind)?.as_table()));
-    lists
-        .flat_map(|list| list.iter().map(|(name, value)| package_name(name, value)))
-        .collect()
+    let lists = tables.iter().flat_map(|table| kinds.iter().filter_map(|kind| table.get(*kind)?.as_table()));
+    lists.flat_map(|list| list.iter().map(|(name, value)| package_name(name, value))).collect()
 }
 
 fn package_name(name: &str, value: &Value) -> String {
-    value
-        .get("package")
-        .and_then(Value::as_str)
-        .unwrap_or(name)
-        .to_owned()
+    value.get("package").and_then(Value::as_str).unwrap_or(name).to_owned()
 }
 
 /// What is wrong with a crate's dependencies, one line each.
@@ -170,15 +113,9 @@ fn layering_problems(krate: &Crate) -> Vec<String> {
         if let Some(other) = ROOMS.iter().position(|room| room.name == dependency)
             && other >= height
         {
-            problems.push(format!(
-                "{} must not depend on {dependency}, which stands above it",
-                krate.name
-            ));
+            problems.push(format!("{} must not depend on {dependency}, which stands above it", krate.name));
         }
-        let forbidden = ROOMS[height]
-            .forbidden
-            .iter()
-            .any(|names| names.contains(&dependency.as_str()))
+        let forbidden = ROOMS[height].forbidden.iter().any(|names| names.contains(&dependency.as_str()))
             || STRANGERS.contains(&(krate.name.as_str(), dependency.as_str()));
         if forbidden {
             problems.push(format!("{} must know nothing of {dependency}", krate.name));
@@ -206,29 +143,20 @@ fn rust_files(folder: &Path) -> Vec<PathBuf> {
 
 /// The Rust files of every crate that lie in one of these of its folders.
 fn rust_files_in(folders: &[&str]) -> Vec<PathBuf> {
-    let places = crates()
-        .into_iter()
-        .flat_map(|krate| folders.iter().map(move |folder| krate.folder.join(folder)));
+    let places =
+        crates().into_iter().flat_map(|krate| folders.iter().map(move |folder| krate.folder.join(folder)));
     places.flat_map(|place| rust_files(&place)).collect()
 }
 
 /// The files for which a rule says what is wrong, as lines to print.
 fn broken(files: &[PathBuf], rule: impl Fn(&Path, &str) -> Option<String>) -> Vec<String> {
-    assert!(
-        !files.is_empty(),
-        "no source file was found: the rule would hold of nothing"
-    );
+    assert!(!files.is_empty(), "no source file was found: the rule would hold of nothing");
     let problem = |path: &PathBuf| rule(path, &read(path)).map(|what| format!("{}: {what}", path.display()));
     files.iter().filter_map(problem).collect()
 }
 
 fn assert_none(problems: &[String]) {
-    assert!(
-        problems.is_empty(),
-        "{} rule(s) broken:\n{}",
-        problems.len(),
-        problems.join("\n")
-    );
+    assert!(problems.is_empty(), "{} rule(s) broken:\n{}", problems.len(), problems.join("\n"));
 }
 
 fn opens_with_a_header(text: &str) -> bool {
@@ -264,11 +192,7 @@ fn every_room_of_the_table_is_in_the_workspace() {
 #[test]
 fn every_crate_keeps_the_lints_of_the_workspace() {
     for krate in crates() {
-        assert!(
-            krate.inherits_lints,
-            "{} lacks `[lints] workspace = true`",
-            krate.name
-        );
+        assert!(krate.inherits_lints, "{} lacks `[lints] workspace = true`", krate.name);
     }
 }
 
@@ -291,8 +215,7 @@ fn no_source_file_grows_past_its_bound() {
 #[test]
 fn a_module_lies_beside_its_folder_not_in_it() {
     assert_none(&broken(&rust_files_in(&["src"]), |path, _| {
-        path.ends_with("mod.rs")
-            .then(|| "is to be called after its module, beside the folder".to_owned())
+        path.ends_with("mod.rs").then(|| "is to be called after its module, beside the folder".to_owned())
     }));
 }
 
@@ -318,10 +241,7 @@ fn a_dependency_for_tests_or_one_platform_counts_too() {
     let krate = example(
         "[package]\nname = 'tidemill-jobs'\n[dev-dependencies]\naxum = '1'\n[target.'cfg(unix)'.dependencies]\narrow = '1'",
     );
-    let expected = [
-        "tidemill-jobs must know nothing of axum",
-        "tidemill-jobs must know nothing of arrow",
-    ];
+    let expected = ["tidemill-jobs must know nothing of axum", "tidemill-jobs must know nothing of arrow"];
     assert_eq!(layering_problems(&krate), expected);
 }
 
@@ -330,19 +250,13 @@ fn a_renamed_dependency_is_seen_through() {
     let krate = example(
         "[package]\nname = 'tidemill-pipelines'\n[dependencies]\nrt = { package = 'tokio', version = '1' }",
     );
-    assert_eq!(
-        layering_problems(&krate),
-        ["tidemill-pipelines must know nothing of tokio"]
-    );
+    assert_eq!(layering_problems(&krate), ["tidemill-pipelines must know nothing of tokio"]);
 }
 
 #[test]
 fn sinks_know_nothing_of_jobs_though_jobs_stand_below() {
     let krate = example("[package]\nname = 'tidemill-sinks'\n[dependencies]\ntidemill-jobs.workspace = true");
-    assert_eq!(
-        layering_problems(&krate),
-        ["tidemill-sinks must know nothing of tidemill-jobs"]
-    );
+    assert_eq!(layering_problems(&krate), ["tidemill-sinks must know nothing of tidemill-jobs"]);
 }
 
 #[test]

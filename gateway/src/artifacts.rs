@@ -70,11 +70,7 @@ pub(crate) async fn file(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let job = seen(&shared, &caller.user, &id).await?;
-    let found = if is_name(&name) {
-        read(&shared, &job, &name, &headers).await?
-    } else {
-        None
-    };
+    let found = if is_name(&name) { read(&shared, &job, &name, &headers).await? } else { None };
     found.ok_or_else(|| {
         let name: String = name.chars().take(80).collect();
         Problem::not_found("unknown_file", format!("job `{id}` has no file `{name}`"))
@@ -102,9 +98,7 @@ async fn read(
         };
         let etag = meta.e_tag.as_deref();
         if etag.is_some_and(|etag| header(headers, IF_NONE_MATCH) == Some(etag)) {
-            return Ok(Some(
-                (StatusCode::NOT_MODIFIED, [(ETAG, etag.unwrap_or(""))]).into_response(),
-            ));
+            return Ok(Some((StatusCode::NOT_MODIFIED, [(ETAG, etag.unwrap_or(""))]).into_response()));
         }
         options.range = wanted_range(headers, etag, meta.size)?.map(GetRange::Bounded);
         // Both answers must be of the same object.
@@ -128,11 +122,7 @@ fn found<T>(result: object_store::Result<T>) -> Result<Option<T>, Problem> {
 fn answer(object: GetResult, name: &str, is_part: bool) -> Response {
     let (range, size) = (object.range.clone(), object.meta.size);
     let etag = object.meta.e_tag.clone();
-    let status = if is_part {
-        StatusCode::PARTIAL_CONTENT
-    } else {
-        StatusCode::OK
-    };
+    let status = if is_part { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     let mut response = (status, Body::from_stream(object.into_stream())).into_response();
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type(name)));
@@ -145,10 +135,7 @@ fn answer(object: GetResult, name: &str, is_part: bool) -> Response {
     };
     insert(CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""));
     if is_part {
-        insert(
-            CONTENT_RANGE,
-            format!("bytes {}-{}/{size}", range.start, range.end - 1),
-        );
+        insert(CONTENT_RANGE, format!("bytes {}-{}/{size}", range.start, range.end - 1));
     }
     if let Some(etag) = etag {
         insert(ETAG, etag);
@@ -184,29 +171,17 @@ enum Parsed {
 
 /// One range of RFC 9110, section 14.1.2; what is not understood is ignored, as it says.
 fn parse_range(text: &str, size: u64) -> Parsed {
-    let Some((first, last)) = text
-        .strip_prefix("bytes=")
-        .and_then(|range| range.split_once('-'))
-    else {
+    let Some((first, last)) = text.strip_prefix("bytes=").and_then(|range| range.split_once('-')) else {
         return Parsed::Whole;
     };
     let number = |text: &str| text.trim().parse::<u64>().ok();
-    let (start, end) = match (
-        first.trim().is_empty(),
-        number(first),
-        last.trim().is_empty(),
-        number(last),
-    ) {
+    let (start, end) = match (first.trim().is_empty(), number(first), last.trim().is_empty(), number(last)) {
         (true, _, false, Some(suffix)) => (size.saturating_sub(suffix), size),
         (false, Some(start), true, _) => (start, size),
         (false, Some(start), false, Some(last)) if start <= last => (start, size.min(last.saturating_add(1))),
         _ => return Parsed::Whole,
     };
-    if start < end {
-        Parsed::Part(start..end)
-    } else {
-        Parsed::Outside
-    }
+    if start < end { Parsed::Part(start..end) } else { Parsed::Outside }
 }
 
 fn header(headers: &HeaderMap, name: axum::http::HeaderName) -> Option<&str> {
@@ -256,17 +231,7 @@ mod tests {
 
     #[test]
     fn a_name_cannot_leave_the_folder_of_its_job() {
-        for bad in [
-            "",
-            ".",
-            "..",
-            ".hidden",
-            "a/b",
-            "a\\b",
-            "a b",
-            "é",
-            &"x".repeat(201),
-        ] {
+        for bad in ["", ".", "..", ".hidden", "a/b", "a\\b", "a b", "é", &"x".repeat(201)] {
             assert!(!is_name(bad), "{bad}");
         }
         assert!(is_name("report.json") && is_name("audio-1_2.mp3"));

@@ -34,10 +34,7 @@ impl FromRequestParts<Shared> for Caller {
         let user = shared.users.get_cached(&claims.sub).await?;
         let user = user.ok_or_else(|| Problem::bad_token("the user of the token is no longer known"))?;
         tracing::Span::current().record("user", user.name.as_str());
-        Ok(Self {
-            user,
-            expires: claims.exp,
-        })
+        Ok(Self { user, expires: claims.exp })
     }
 }
 
@@ -53,12 +50,9 @@ impl From<UsersError> for Problem {
     fn from(error: UsersError) -> Self {
         match &error {
             UsersError::Database { .. } => Self::unavailable("the database of users", &error),
-            UsersError::Busy => Self::try_later(
-                axum::http::StatusCode::SERVICE_UNAVAILABLE,
-                "busy",
-                &error.to_string(),
-                2,
-            ),
+            UsersError::Busy => {
+                Self::try_later(axum::http::StatusCode::SERVICE_UNAVAILABLE, "busy", &error.to_string(), 2)
+            }
             _ => Self::internal(&error),
         }
     }

@@ -80,9 +80,7 @@ impl Gateway {
             registry: parts.registry,
             settings: parts.settings,
         };
-        Ok(Self {
-            shared: Arc::new(state),
-        })
+        Ok(Self { shared: Arc::new(state) })
     }
 
     /// Every route, with its layers.

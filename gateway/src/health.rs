@@ -36,10 +36,7 @@ impl ReadinessCheck {
         F: Fn() -> R + Send + Sync + 'static,
         R: Future<Output = Result<(), String>> + Send + 'static,
     {
-        Self {
-            name: name.into(),
-            ask: Arc::new(move || Box::pin(ask())),
-        }
+        Self { name: name.into(), ask: Arc::new(move || Box::pin(ask())) }
     }
 
     async fn answer(&self) -> (String, PartState) {
@@ -50,13 +47,7 @@ impl ReadinessCheck {
             tracing::warn!(part = self.name, message, "a part is not ready");
         }
         let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
-        (
-            self.name.clone(),
-            PartState {
-                ready: asked.is_ok(),
-                answered_in_ms: millis,
-            },
-        )
+        (self.name.clone(), PartState { ready: asked.is_ok(), answered_in_ms: millis })
     }
 }
 
@@ -88,11 +79,7 @@ pub(crate) struct Readiness {
 
 impl Readiness {
     pub(crate) fn new(checks: Vec<ReadinessCheck>) -> Self {
-        Self {
-            checks,
-            last: Mutex::new(None),
-            round: Semaphore::new(1),
-        }
+        Self { checks, last: Mutex::new(None), round: Semaphore::new(1) }
     }
 
     async fn ask(&self) -> Ready {
@@ -103,23 +90,16 @@ impl Readiness {
         if let Some(ready) = self.recent() {
             return ready;
         }
-        let parts: BTreeMap<_, _> = join_all(self.checks.iter().map(ReadinessCheck::answer))
-            .await
-            .into_iter()
-            .collect();
-        let ready = Ready {
-            ready: parts.values().all(|part| part.ready),
-            parts,
-        };
+        let parts: BTreeMap<_, _> =
+            join_all(self.checks.iter().map(ReadinessCheck::answer)).await.into_iter().collect();
+        let ready = Ready { ready: parts.values().all(|part| part.ready), parts };
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), ready.clone()));
         ready
     }
 
     fn recent(&self) -> Option<Ready> {
         let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        last.as_ref()
-            .filter(|(at, _)| at.elapsed() < ANSWER_AGE_MAX)
-            .map(|(_, ready)| ready.clone())
+        last.as_ref().filter(|(at, _)| at.elapsed() < ANSWER_AGE_MAX).map(|(_, ready)| ready.clone())
     }
 }
 
@@ -137,10 +117,6 @@ pub(crate) async fn healthz() -> &'static str {
 ))]
 pub(crate) async fn readyz(State(shared): State<Shared>) -> Response {
     let ready = shared.readiness.ask().await;
-    let status = if ready.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
+    let status = if ready.ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(ready)).into_response()
 }

@@ -83,10 +83,7 @@ pub(crate) async fn list(
 ) -> Result<Json<JobList>, Problem> {
     let limit = query.limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
-        return Err(Problem::bad_request(
-            "bad_query",
-            format!("`limit` must be 1 to {LIMIT_MAX}"),
-        ));
+        return Err(Problem::bad_request("bad_query", format!("`limit` must be 1 to {LIMIT_MAX}")));
     }
     let mut filter = visible(&shared, &caller.user, query.pipeline.as_deref())?;
     filter.statuses = query.status.map(JobStatus::from).into_iter().collect();
@@ -94,10 +91,7 @@ pub(crate) async fn list(
     filter.cursor = query.cursor;
     let page = shared.jobs.list(&filter).await.map_err(bad_cursor)?;
     let jobs = page.jobs.into_iter().map(JobView::from).collect();
-    Ok(Json(JobList {
-        jobs,
-        next_cursor: page.next_cursor,
-    }))
+    Ok(Json(JobList { jobs, next_cursor: page.next_cursor }))
 }
 
 /// The jobs that the user may see, of one pipeline or of all.
@@ -108,16 +102,10 @@ fn visible(state: &gateway::State, user: &User, name: Option<&str>) -> Result<Jo
     let pipeline = &pipeline(state, name)?.name;
     let sees_all = user.may(Permission::Read, pipeline);
     if !sees_all && !user.may(Permission::Send, pipeline) {
-        return Err(Problem::forbidden(format!(
-            "you have no grant for pipeline `{name}`"
-        )));
+        return Err(Problem::forbidden(format!("you have no grant for pipeline `{name}`")));
     }
     let sender = (!sees_all).then(|| user.name.clone());
-    Ok(JobFilter {
-        pipelines: Some(vec![pipeline.clone()]),
-        sender,
-        ..JobFilter::default()
-    })
+    Ok(JobFilter { pipelines: Some(vec![pipeline.clone()]), sender, ..JobFilter::default() })
 }
 
 /// By the grants, so that jobs of a pipeline that was taken away can still be seen.
@@ -128,32 +116,21 @@ fn visible_of_all(user: &User) -> JobFilter {
     let pipelines = Some(user.named(Permission::Read));
     if user.has(Permission::Send, &Scope::All) {
         // All of one's own, and all of some pipelines.
-        return JobFilter {
-            pipelines,
-            own: Some(own(user, None)),
-            ..JobFilter::default()
-        };
+        return JobFilter { pipelines, own: Some(own(user, None)), ..JobFilter::default() };
     }
     let own = own(user, Some(user.named(Permission::Send)));
-    JobFilter {
-        pipelines,
-        own: Some(own),
-        ..JobFilter::default()
-    }
+    JobFilter { pipelines, own: Some(own), ..JobFilter::default() }
 }
 
 fn own(user: &User, pipelines: Option<Vec<PipelineName>>) -> OwnJobs {
-    OwnJobs {
-        sender: user.name.clone(),
-        pipelines,
-    }
+    OwnJobs { sender: user.name.clone(), pipelines }
 }
 
 fn bad_cursor(error: tidemill_jobs::Error) -> Problem {
     match &error {
-        tidemill_jobs::Error::Malformed {
-            what: "the cursor", ..
-        } => Problem::bad_request("bad_query", "`cursor` is not one that a page of jobs gave"),
+        tidemill_jobs::Error::Malformed { what: "the cursor", .. } => {
+            Problem::bad_request("bad_query", "`cursor` is not one that a page of jobs gave")
+        }
         _ => error.into(),
     }
 }
@@ -243,8 +220,7 @@ pub(crate) async fn retry(
 ) -> Result<Json<JobView>, Problem> {
     let job = changeable(&shared, &caller.user, &id).await?;
     let job = shared.jobs.retry(job).await?;
-    job.map(|job| Json(JobView::from(job)))
-        .ok_or_else(|| unknown_job(&id))
+    job.map(|job| Json(JobView::from(job))).ok_or_else(|| unknown_job(&id))
 }
 
 /// Cancel a job that has not ended.
@@ -263,16 +239,13 @@ pub(crate) async fn cancel(
 ) -> Result<Json<JobView>, Problem> {
     let job = changeable(&shared, &caller.user, &id).await?;
     let job = shared.jobs.cancel(job).await?;
-    job.map(|job| Json(JobView::from(job)))
-        .ok_or_else(|| unknown_job(&id))
+    job.map(|job| Json(JobView::from(job))).ok_or_else(|| unknown_job(&id))
 }
 
 /// The job, when there is one that the user may see.
 pub(crate) async fn seen(shared: &Shared, user: &User, id: &str) -> Result<Job, Problem> {
     let job = shared.jobs.get(job_id(id)?).await?;
-    let job = job
-        .filter(|job| user.may_see(job))
-        .ok_or_else(|| unknown_job(id))?;
+    let job = job.filter(|job| user.may_see(job)).ok_or_else(|| unknown_job(id))?;
     let span = tracing::Span::current();
     span.record("job_id", tracing::field::display(job.job_id));
     span.record("pipeline", job.pipeline.as_str());
@@ -284,7 +257,5 @@ async fn changeable(shared: &Shared, user: &User, id: &str) -> Result<JobId, Pro
     if user.may_change(&job) {
         return Ok(job.job_id);
     }
-    Err(Problem::forbidden(format!(
-        "job `{id}` was sent by another user; you may only see it"
-    )))
+    Err(Problem::forbidden(format!("job `{id}` was sent by another user; you may only see it")))
 }

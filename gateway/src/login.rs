@@ -53,11 +53,7 @@ pub(crate) async fn login(
     tracing::Span::current().record("user", user.name.as_str());
     let made = shared.tokens.make(&user.name, user.is_admin);
     let (token, expires_in) = made.map_err(|error| Problem::internal(&error))?;
-    Ok(Json(Login {
-        token,
-        token_type: "Bearer",
-        expires_in,
-    }))
+    Ok(Json(Login { token, token_type: "Bearer", expires_in }))
 }
 
 fn basic(headers: &HeaderMap) -> Option<(String, SecretString)> {
@@ -68,9 +64,7 @@ fn basic(headers: &HeaderMap) -> Option<(String, SecretString)> {
 }
 
 fn address(extensions: &Extensions) -> Option<IpAddr> {
-    extensions
-        .get::<ConnectInfo<SocketAddr>>()
-        .map(|info| info.0.ip())
+    extensions.get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip())
 }
 
 /// Counts logins by user and address.
@@ -80,9 +74,7 @@ pub(crate) struct LoginLimit {
 
 impl LoginLimit {
     pub(crate) fn new(per_minute: NonZeroU32) -> Self {
-        Self {
-            limiter: RateLimiter::keyed(Quota::per_minute(per_minute)),
-        }
+        Self { limiter: RateLimiter::keyed(Quota::per_minute(per_minute)) }
     }
 
     fn check(&self, user: &str, address: Option<IpAddr>) -> Result<(), Problem> {

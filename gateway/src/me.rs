@@ -47,9 +47,7 @@ pub(crate) async fn me(State(shared): State<Shared>, caller: Caller) -> Result<J
         send: caller.user.may(Permission::Send, &pipeline.name),
         read: caller.user.may(Permission::Read, &pipeline.name),
     });
-    let expires = i64::try_from(caller.expires)
-        .ok()
-        .and_then(|at| DateTime::from_timestamp(at, 0));
+    let expires = i64::try_from(caller.expires).ok().and_then(|at| DateTime::from_timestamp(at, 0));
     Ok(Json(Me {
         user: caller.user.name.clone(),
         admin: caller.user.is_admin,

@@ -11,9 +11,8 @@ use crate::gateway::Shared;
 use crate::problem::Problem;
 
 /// From a health check to a big upload, in seconds.
-const DURATION_BUCKETS: &[f64] = &[
-    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0,
-];
+const DURATION_BUCKETS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0];
 
 /// The gateway's own metrics. Labels take few values: routes are patterns, pipelines are names of files.
 pub(crate) struct Metrics {
@@ -42,17 +41,11 @@ impl Metrics {
                 &["route", "method"],
             )?,
             upload_bytes: IntCounterVec::new(
-                Opts::new(
-                    "tidemill_upload_bytes_total",
-                    "Bytes of accepted uploads, without duplicates.",
-                ),
+                Opts::new("tidemill_upload_bytes_total", "Bytes of accepted uploads, without duplicates."),
                 &["pipeline"],
             )?,
             uploads: IntCounterVec::new(
-                Opts::new(
-                    "tidemill_uploads_total",
-                    "Uploads by outcome: landed, duplicate, refused.",
-                ),
+                Opts::new("tidemill_uploads_total", "Uploads by outcome: landed, duplicate, refused."),
                 &["pipeline", "outcome"],
             )?,
             uploads_under_way: IntGauge::new(
@@ -71,18 +64,12 @@ impl Metrics {
     }
 
     pub(crate) fn request_done(&self, route: &str, method: &str, status: u16, seconds: f64) {
-        self.requests
-            .with_label_values(&[route, method, &status.to_string()])
-            .inc();
-        self.durations
-            .with_label_values(&[route, method])
-            .observe(seconds);
+        self.requests.with_label_values(&[route, method, &status.to_string()]).inc();
+        self.durations.with_label_values(&[route, method]).observe(seconds);
     }
 
     pub(crate) fn upload_landed(&self, pipeline: &str, size_bytes: u64) {
-        self.upload_bytes
-            .with_label_values(&[pipeline])
-            .inc_by(size_bytes);
+        self.upload_bytes.with_label_values(&[pipeline]).inc_by(size_bytes);
         self.uploads.with_label_values(&[pipeline, "landed"]).inc();
     }
 
@@ -117,8 +104,6 @@ impl Drop for Gauged {
 pub(crate) async fn metrics(State(shared): State<Shared>) -> Result<Response, Problem> {
     let mut text = Vec::new();
     let encoder = TextEncoder::new();
-    encoder
-        .encode(&shared.registry.gather(), &mut text)
-        .map_err(|error| Problem::internal(&error))?;
+    encoder.encode(&shared.registry.gather(), &mut text).map_err(|error| Problem::internal(&error))?;
     Ok(([(CONTENT_TYPE, encoder.format_type().to_owned())], text).into_response())
 }

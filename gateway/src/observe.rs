@@ -40,9 +40,7 @@ pub(crate) async fn observe(State(shared): State<Shared>, request: Request, next
     let span = tracing::info_span!(
         "request", request_id = %id, method, route = %route, user = Empty, pipeline = Empty, job_id = Empty
     );
-    let answer = REQUEST_ID
-        .scope(id.clone(), next.run(request))
-        .instrument(span.clone());
+    let answer = REQUEST_ID.scope(id.clone(), next.run(request)).instrument(span.clone());
     let mut response = answer.await;
     let seconds = began.elapsed().as_secs_f64();
     let status = response.status().as_u16();
@@ -84,9 +82,7 @@ fn method_label(method: &Method) -> &'static str {
 /// An id from the client is kept when it is safe to write into logs.
 fn take_request_id(headers: &HeaderMap) -> String {
     let given = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok());
-    given
-        .filter(|id| is_safe_id(id))
-        .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
+    given.filter(|id| is_safe_id(id)).map_or_else(|| Uuid::now_v7().to_string(), str::to_owned)
 }
 
 fn is_safe_id(id: &str) -> bool {
@@ -103,10 +99,7 @@ fn add_headers(headers: &mut HeaderMap, request_id: &str) {
         (X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (X_FRAME_OPTIONS, "DENY"),
         (REFERRER_POLICY, "no-referrer"),
-        (
-            CONTENT_SECURITY_POLICY,
-            "default-src 'none'; frame-ancestors 'none'",
-        ),
+        (CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
         (CACHE_CONTROL, "no-store"),
     ];
     for (name, value) in fixed {

@@ -24,15 +24,10 @@ pub(crate) struct PipelineList {
     (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn list(State(shared): State<Shared>, caller: Caller) -> Json<PipelineList> {
-    let mut granted: Vec<_> = shared
-        .pipelines
-        .iter()
-        .filter(|pipeline| may_use(&caller.user, &pipeline.name))
-        .collect();
+    let mut granted: Vec<_> =
+        shared.pipelines.iter().filter(|pipeline| may_use(&caller.user, &pipeline.name)).collect();
     granted.sort_by(|a, b| a.name.cmp(&b.name));
-    Json(PipelineList {
-        pipelines: granted.into_iter().map(PipelineView::from).collect(),
-    })
+    Json(PipelineList { pipelines: granted.into_iter().map(PipelineView::from).collect() })
 }
 
 /// One pipeline: its columns, format and limits.
@@ -50,9 +45,7 @@ pub(crate) async fn show(
 ) -> Result<Json<PipelineView>, Problem> {
     let pipeline = pipeline(&shared, &name)?;
     if !may_use(&caller.user, &pipeline.name) {
-        return Err(Problem::forbidden(format!(
-            "you have no grant for pipeline `{name}`"
-        )));
+        return Err(Problem::forbidden(format!("you have no grant for pipeline `{name}`")));
     }
     Ok(Json(PipelineView::from(pipeline)))
 }

@@ -47,12 +47,7 @@ pub struct Problem {
 impl Problem {
     /// A problem with this status and stable code; the detail is lowercase, what failed on what.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self {
-            status,
-            code,
-            detail: detail.into(),
-            header: None,
-        }
+        Self { status, code, detail: detail.into(), header: None }
     }
 
     /// 400: the request cannot be understood.
@@ -149,11 +144,9 @@ impl From<tidemill_jobs::Error> for Problem {
         use tidemill_jobs::Error as Jobs;
         match &error {
             Jobs::Database { .. } | Jobs::Log { .. } => Self::unavailable("the job database", &error),
-            Jobs::IdempotencyConflict { .. } => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "idempotency_conflict",
-                error.to_string(),
-            ),
+            Jobs::IdempotencyConflict { .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_conflict", error.to_string())
+            }
             Jobs::TooLong { .. } => Self::bad_request("too_long", error.to_string()),
             Jobs::NotAllowed { .. } => Self::new(StatusCode::CONFLICT, "not_allowed", error.to_string()),
             _ => Self::internal(&error),

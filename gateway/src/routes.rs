@@ -56,10 +56,7 @@ async fn time_out(State(shared): State<Shared>, request: Request, next: Next) ->
 
 async fn unknown_route(OriginalUri(uri): OriginalUri) -> Problem {
     let path: String = uri.path().chars().take(200).collect();
-    Problem::not_found(
-        "unknown_route",
-        format!("there is nothing at `{path}`; see /openapi.json"),
-    )
+    Problem::not_found("unknown_route", format!("there is nothing at `{path}`; see /openapi.json"))
 }
 
 async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> Problem {
@@ -70,9 +67,7 @@ async fn wrong_method(method: Method, OriginalUri(uri): OriginalUri) -> Problem 
 
 fn panicked(panic: Box<dyn Any + Send>) -> Response {
     let text = panic.downcast_ref::<String>().map(String::as_str);
-    let text = text
-        .or_else(|| panic.downcast_ref::<&str>().copied())
-        .unwrap_or("no message");
+    let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
     tracing::error!(panic = text, "a handler panicked");
     Problem::failed_inside().into_response()
 }

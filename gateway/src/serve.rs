@@ -109,25 +109,12 @@ async fn drain(shared: &Shared, mut connections: JoinSet<()>) -> Result<(), Serv
     let in_time = tokio::time::timeout(grace, ended).await.is_ok();
     shared.break_off.cancel();
     shared.landings.close();
-    if tokio::time::timeout(CLEAN_UP_MAX, shared.landings.wait())
-        .await
-        .is_err()
-    {
-        tracing::warn!(
-            landings = shared.landings.len(),
-            "landings did not end; their objects will be swept"
-        );
+    if tokio::time::timeout(CLEAN_UP_MAX, shared.landings.wait()).await.is_err() {
+        tracing::warn!(landings = shared.landings.len(), "landings did not end; their objects will be swept");
     }
     let left = connections.len();
     connections.shutdown().await;
-    if in_time {
-        Ok(())
-    } else {
-        Err(ServeError::BrokenOff {
-            connections: left,
-            grace,
-        })
-    }
+    if in_time { Ok(()) } else { Err(ServeError::BrokenOff { connections: left, grace }) }
 }
 
 struct Connection {

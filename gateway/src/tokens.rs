@@ -45,10 +45,7 @@ impl Tokens {
     pub(crate) fn new(settings: &GatewaySettings) -> Result<Self, SetupError> {
         let secret = settings.jwt_secret.expose_secret().as_bytes();
         if secret.len() < SECRET_BYTES_MIN {
-            return Err(SetupError::ShortSecret {
-                bytes: secret.len(),
-                bytes_min: SECRET_BYTES_MIN,
-            });
+            return Err(SetupError::ShortSecret { bytes: secret.len(), bytes_min: SECRET_BYTES_MIN });
         }
         let mut validation = Validation::new(Algorithm::HS256);
         validation.leeway = LEEWAY_SECONDS;
@@ -68,10 +65,7 @@ impl Tokens {
 
     /// A token for this user, and the seconds for which it is valid.
     pub(crate) fn make(&self, user: &str, admin: bool) -> Result<(String, u64), jsonwebtoken::errors::Error> {
-        let now = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let lifetime = self.lifetime.as_secs();
         let claims = Claims {
             sub: user.to_owned(),
@@ -82,10 +76,7 @@ impl Tokens {
             aud: self.audience.clone(),
             admin,
         };
-        Ok((
-            jsonwebtoken::encode(&Header::default(), &claims, &self.signing)?,
-            lifetime,
-        ))
+        Ok((jsonwebtoken::encode(&Header::default(), &claims, &self.signing)?, lifetime))
     }
 
     /// The claims of a token that is signed here, for here, and valid now; else what is wrong with it.
@@ -118,20 +109,14 @@ mod tests {
         let tokens = Tokens::new(&settings(SECRET)).unwrap();
         let (token, seconds) = tokens.make("ann", true).unwrap();
         let claims = tokens.check(&token).unwrap();
-        assert_eq!(
-            (claims.sub.as_str(), claims.admin, claims.exp - claims.iat),
-            ("ann", true, seconds)
-        );
+        assert_eq!((claims.sub.as_str(), claims.admin, claims.exp - claims.iat), ("ann", true, seconds));
     }
 
     #[test]
     fn a_short_secret_is_refused_at_start() {
         assert!(matches!(
             Tokens::new(&settings(&SECRET[1..])),
-            Err(SetupError::ShortSecret {
-                bytes: 31,
-                bytes_min: 32
-            })
+            Err(SetupError::ShortSecret { bytes: 31, bytes_min: 32 })
         ));
     }
 
@@ -160,12 +145,7 @@ mod tests {
             &tokens.check(&token).unwrap(),
             &EncodingKey::from_secret(SECRET.as_bytes()),
         );
-        for bad in [
-            unsigned,
-            hs512.unwrap(),
-            format!("{}.{}.", parts[0], parts[1]),
-            String::new(),
-        ] {
+        for bad in [unsigned, hs512.unwrap(), format!("{}.{}.", parts[0], parts[1]), String::new()] {
             assert!(tokens.check(&bad).is_err(), "{bad}");
         }
     }
@@ -176,14 +156,8 @@ mod tests {
         let (token, _) = tokens.make("ann", false).unwrap();
         let good = tokens.check(&token).unwrap();
         let key = EncodingKey::from_secret(SECRET.as_bytes());
-        let past = Claims {
-            exp: good.iat - 60,
-            ..good.clone()
-        };
-        let future = Claims {
-            nbf: good.iat + 60,
-            ..good
-        };
+        let past = Claims { exp: good.iat - 60, ..good.clone() };
+        let future = Claims { nbf: good.iat + 60, ..good };
         for (claims, word) in [(past, "expired"), (future, "not valid yet")] {
             let token = jsonwebtoken::encode(&Header::default(), &claims, &key).unwrap();
             assert!(tokens.check(&token).unwrap_err().contains(word));

@@ -113,9 +113,7 @@ fn admit(
     let pipeline = pipeline(shared, name)?;
     tracing::Span::current().record("pipeline", pipeline.name.as_str());
     if !caller.user.may(Permission::Send, &pipeline.name) {
-        return Err(Problem::forbidden(format!(
-            "you have no grant to send to pipeline `{name}`"
-        )));
+        return Err(Problem::forbidden(format!("you have no grant to send to pipeline `{name}`")));
     }
     let QueryString(query) = query?;
     let request = Request::read(pipeline, headers, query.name)?;
@@ -124,12 +122,7 @@ fn admit(
         Problem::try_later(StatusCode::SERVICE_UNAVAILABLE, "too_many_uploads", detail, 2)
     })?;
     let (pipeline, sender) = (pipeline.name.clone(), caller.user.name.clone());
-    Ok(Admitted {
-        pipeline,
-        request,
-        sender,
-        place,
-    })
+    Ok(Admitted { pipeline, request, sender, place })
 }
 
 /// The landing runs in a task of its own: when the connection goes away, hyper drops the handler, and what was
@@ -143,12 +136,7 @@ async fn land(shared: Shared, admitted: Admitted, body: Body) -> Result<Response
 }
 
 async fn run(shared: Shared, admitted: Admitted, body: Body) -> Result<Landed, Problem> {
-    let Admitted {
-        pipeline: name,
-        request,
-        sender,
-        place: _place,
-    } = admitted;
+    let Admitted { pipeline: name, request, sender, place: _place } = admitted;
     let _under_way = Gauged::new(&shared.metrics.uploads_under_way);
     let pipeline = pipeline(&shared, name.as_str())?;
     let body = UploadBody::new(body, request.length, &shared);
@@ -159,11 +147,7 @@ async fn run(shared: Shared, admitted: Admitted, body: Body) -> Result<Landed, P
             (body, request.file_name.or(form_name))
         }
     };
-    let upload = Upload {
-        sender,
-        file_name,
-        idempotency_key: request.idempotency_key,
-    };
+    let upload = Upload { sender, file_name, idempotency_key: request.idempotency_key };
     let landed = land_body(&shared, pipeline, upload, &mut body).await;
     count(&shared, name.as_str(), &landed);
     landed
@@ -203,9 +187,7 @@ fn answer(landed: Landed) -> Response {
         Landed::New(job) => accepted(job),
         Landed::Duplicate(job) => {
             let mut response = accepted(job);
-            response
-                .headers_mut()
-                .insert(TIDEMILL_DUPLICATE, HeaderValue::from_static("true"));
+            response.headers_mut().insert(TIDEMILL_DUPLICATE, HeaderValue::from_static("true"));
             response
         }
     }
@@ -213,12 +195,7 @@ fn answer(landed: Landed) -> Response {
 
 fn accepted(job: Job) -> Response {
     let location = format!("/v1/jobs/{}", job.job_id);
-    (
-        StatusCode::ACCEPTED,
-        [(LOCATION, location)],
-        Json(JobView::from(job)),
-    )
-        .into_response()
+    (StatusCode::ACCEPTED, [(LOCATION, location)], Json(JobView::from(job))).into_response()
 }
 
 impl From<BodyFault> for Problem {

@@ -120,11 +120,7 @@ impl Scope {
 
     /// The reverse of [`Scope::as_str`].
     pub fn parse(text: &str) -> Result<Self, tidemill_pipelines::NameError> {
-        if text == "*" {
-            Ok(Scope::All)
-        } else {
-            text.parse().map(Scope::Pipeline)
-        }
+        if text == "*" { Ok(Scope::All) } else { text.parse().map(Scope::Pipeline) }
     }
 }
 
@@ -165,9 +161,7 @@ impl User {
 
     /// Whether the user holds this very grant.
     pub fn has(&self, permission: Permission, scope: &Scope) -> bool {
-        self.grants
-            .iter()
-            .any(|grant| grant.permission == permission && grant.scope == *scope)
+        self.grants.iter().any(|grant| grant.permission == permission && grant.scope == *scope)
     }
 
     /// The pipelines for which the user holds this permission by name.
@@ -208,11 +202,7 @@ struct Cached {
 impl Users {
     /// The users in the database of this job store.
     pub fn new(jobs: &JobStore) -> Self {
-        Self {
-            jobs: jobs.clone(),
-            passwords: Passwords::new(),
-            cache: Arc::default(),
-        }
+        Self { jobs: jobs.clone(), passwords: Passwords::new(), cache: Arc::default() }
     }
 
     /// Adds a user without grants.
@@ -231,11 +221,7 @@ impl Users {
     /// The user when name and password are right. Takes the same time for a name that is not known.
     pub async fn verify(&self, name: &str, password: SecretString) -> Result<Option<User>, UsersError> {
         let hash = self.password_hash(name).await?;
-        if self.passwords.verify(password, hash).await? {
-            self.get(name).await
-        } else {
-            Ok(None)
-        }
+        if self.passwords.verify(password, hash).await? { self.get(name).await } else { Ok(None) }
     }
 
     /// The user, at most [`CACHE_AGE_MAX`] old.
@@ -250,10 +236,7 @@ impl Users {
 
     fn cached(&self, name: &str) -> Option<Option<Arc<User>>> {
         let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache
-            .get(name)
-            .filter(|cached| cached.at.elapsed() < CACHE_AGE_MAX)
-            .map(|cached| cached.user.clone())
+        cache.get(name).filter(|cached| cached.at.elapsed() < CACHE_AGE_MAX).map(|cached| cached.user.clone())
     }
 
     fn remember(&self, name: &str, user: Option<Arc<User>>) {
@@ -261,20 +244,11 @@ impl Users {
         if cache.len() >= CACHED_MAX {
             cache.clear();
         }
-        cache.insert(
-            name.to_owned(),
-            Cached {
-                at: Instant::now(),
-                user,
-            },
-        );
+        cache.insert(name.to_owned(), Cached { at: Instant::now(), user });
     }
 
     fn forget(&self, name: &str) {
-        self.cache
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(name);
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 }
 
@@ -295,12 +269,7 @@ mod tests {
             scope: Scope::parse(scope).unwrap(),
             permission: *permission,
         });
-        User {
-            name: "ann".into(),
-            is_admin,
-            created_at: Utc::now(),
-            grants: grants.collect(),
-        }
+        User { name: "ann".into(), is_admin, created_at: Utc::now(), grants: grants.collect() }
     }
 
     #[test]

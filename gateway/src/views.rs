@@ -229,11 +229,7 @@ impl From<&Pipeline> for PipelineView {
             },
             format: FormatView::Csv(csv.into()),
             columns: pipeline.columns.iter().map(ColumnView::from).collect(),
-            tables: pipeline
-                .sinks
-                .iter()
-                .map(|SinkSpec::Table(table)| table.name.to_string())
-                .collect(),
+            tables: pipeline.sinks.iter().map(|SinkSpec::Table(table)| table.name.to_string()).collect(),
         }
     }
 }
@@ -255,52 +251,26 @@ impl From<&Column> for ColumnView {
         let base = Self {
             name: column.name.to_string(),
             required: column.required,
-            references: column
-                .references
-                .as_ref()
-                .map(|to| format!("{}.{}", to.table, to.column)),
+            references: column.references.as_ref().map(|to| format!("{}.{}", to.table, to.column)),
             ..Self::default()
         };
         match &column.kind {
-            ColumnType::Int64 => Self {
-                type_: "int64",
-                ..base
-            },
-            ColumnType::Float64 => Self {
-                type_: "float64",
-                ..base
-            },
-            ColumnType::Decimal { precision, scale } => Self {
-                type_: "decimal",
-                precision: Some(*precision),
-                scale: Some(*scale),
-                ..base
-            },
-            ColumnType::Bool {
-                true_texts,
-                false_texts,
-            } => Self {
+            ColumnType::Int64 => Self { type_: "int64", ..base },
+            ColumnType::Float64 => Self { type_: "float64", ..base },
+            ColumnType::Decimal { precision, scale } => {
+                Self { type_: "decimal", precision: Some(*precision), scale: Some(*scale), ..base }
+            }
+            ColumnType::Bool { true_texts, false_texts } => Self {
                 type_: "bool",
                 true_texts: true_texts.clone(),
                 false_texts: false_texts.clone(),
                 ..base
             },
-            ColumnType::Text { max_length } => Self {
-                type_: "text",
-                max_length: *max_length,
-                ..base
-            },
-            ColumnType::Date { formats } => Self {
-                type_: "date",
-                formats: texts(formats),
-                ..base
-            },
-            ColumnType::Timestamp { formats, zone } => Self {
-                type_: "timestamp",
-                formats: texts(formats),
-                zone: Some(zone.clone()),
-                ..base
-            },
+            ColumnType::Text { max_length } => Self { type_: "text", max_length: *max_length, ..base },
+            ColumnType::Date { formats } => Self { type_: "date", formats: texts(formats), ..base },
+            ColumnType::Timestamp { formats, zone } => {
+                Self { type_: "timestamp", formats: texts(formats), zone: Some(zone.clone()), ..base }
+            }
         }
     }
 }

@@ -35,10 +35,7 @@ async fn users_and_grants_on_mysql() {
 }
 
 async fn execute(connection: &mut MySqlConnection, statement: String) {
-    sqlx::query(sqlx::AssertSqlSafe(statement))
-        .execute(connection)
-        .await
-        .unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(statement)).execute(connection).await.unwrap();
 }
 
 fn password(text: &str) -> secrecy::SecretString {
@@ -46,13 +43,8 @@ fn password(text: &str) -> secrecy::SecretString {
 }
 
 async fn users_are_added_changed_and_listed(users: &Users) {
-    users
-        .add("ann@example.org", password("first password"), false)
-        .await
-        .unwrap();
-    let again = users
-        .add("ann@example.org", password("first password"), false)
-        .await;
+    users.add("ann@example.org", password("first password"), false).await.unwrap();
+    let again = users.add("ann@example.org", password("first password"), false).await;
     assert!(matches!(again, Err(UsersError::Exists(_))), "{again:?}");
     let refused = users.add("a:b", password("first password"), false).await;
     assert!(matches!(refused, Err(UsersError::BadName)), "{refused:?}");
@@ -60,88 +52,38 @@ async fn users_are_added_changed_and_listed(users: &Users) {
     assert!(matches!(refused, Err(UsersError::BadPassword)), "{refused:?}");
     users.add("zoe", password("first password"), true).await.unwrap();
 
-    users
-        .set_password("ann@example.org", password("second password"))
-        .await
-        .unwrap();
-    assert!(
-        users
-            .verify("ann@example.org", password("first password"))
-            .await
-            .unwrap()
-            .is_none()
-    );
-    let ann = users
-        .verify("ann@example.org", password("second password"))
-        .await
-        .unwrap()
-        .unwrap();
+    users.set_password("ann@example.org", password("second password")).await.unwrap();
+    assert!(users.verify("ann@example.org", password("first password")).await.unwrap().is_none());
+    let ann = users.verify("ann@example.org", password("second password")).await.unwrap().unwrap();
     assert_eq!((ann.name.as_str(), ann.is_admin), ("ann@example.org", false));
     let unknown = users.set_password("nobody", password("second password")).await;
     assert!(matches!(unknown, Err(UsersError::Unknown(_))), "{unknown:?}");
 
-    let all = Grant {
-        scope: Scope::All,
-        permission: Permission::Send,
-    };
+    let all = Grant { scope: Scope::All, permission: Permission::Send };
     for _ in 0..2 {
         users.grant("ann@example.org", &all).await.unwrap();
     }
     let unknown = users.grant("nobody", &all).await;
     assert!(matches!(unknown, Err(UsersError::Unknown(_))), "{unknown:?}");
     let listed = users.list().await.unwrap();
-    let listed: Vec<_> = listed
-        .iter()
-        .map(|user| (user.name.as_str(), user.is_admin, user.grants.len()))
-        .collect();
+    let listed: Vec<_> =
+        listed.iter().map(|user| (user.name.as_str(), user.is_admin, user.grants.len())).collect();
     assert_eq!(listed, [("ann@example.org", false, 1), ("zoe", true, 0)]);
-    assert_eq!(
-        users.get("ann@example.org").await.unwrap().unwrap().grants,
-        std::slice::from_ref(&all)
-    );
+    assert_eq!(users.get("ann@example.org").await.unwrap().unwrap().grants, std::slice::from_ref(&all));
 
     assert!(users.revoke("ann@example.org", &all).await.unwrap());
     assert!(!users.revoke("ann@example.org", &all).await.unwrap());
     users.grant("ann@example.org", &all).await.unwrap();
     users.remove("ann@example.org").await.unwrap();
     assert!(users.get("ann@example.org").await.unwrap().is_none());
-    users
-        .add("ann@example.org", password("third password"), false)
-        .await
-        .unwrap();
-    assert!(
-        users
-            .get("ann@example.org")
-            .await
-            .unwrap()
-            .unwrap()
-            .grants
-            .is_empty()
-    );
+    users.add("ann@example.org", password("third password"), false).await.unwrap();
+    assert!(users.get("ann@example.org").await.unwrap().unwrap().grants.is_empty());
 }
 
 async fn names_are_compared_exactly(users: &Users) {
     users.add("Örs", password("first password"), false).await.unwrap();
     users.add("örs", password("other password"), false).await.unwrap();
-    assert!(
-        users
-            .verify("ors", password("first password"))
-            .await
-            .unwrap()
-            .is_none()
-    );
-    assert!(
-        users
-            .verify("örs", password("first password"))
-            .await
-            .unwrap()
-            .is_none()
-    );
-    assert!(
-        users
-            .verify("Örs", password("first password"))
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(users.verify("ors", password("first password")).await.unwrap().is_none());
+    assert!(users.verify("örs", password("first password")).await.unwrap().is_none());
+    assert!(users.verify("Örs", password("first password")).await.unwrap().is_some());
 }

@@ -20,13 +20,7 @@ impl ObjectKey {
             .and_then(|name| name.rsplit(['/', '\\']).next())
             .unwrap_or("")
             .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || ".-_".contains(c) {
-                    c
-                } else {
-                    '_'
-                }
-            })
+            .map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' })
             .take(FILE_NAME_BYTES_MAX)
             .collect();
         if name.trim_matches('.').is_empty() {
@@ -38,11 +32,7 @@ impl ObjectKey {
     /// Something made of a job by the attempt that ended it: `report.json`, `rejects.csv`. All artifacts of
     /// an attempt lie beside its report, so that one that was overtaken cannot overwrite them.
     pub fn artifact(job: &Job, name: &str) -> Self {
-        match job
-            .report_file_path
-            .as_deref()
-            .and_then(|report| report.rsplit_once('/'))
-        {
+        match job.report_file_path.as_deref().and_then(|report| report.rsplit_once('/')) {
             Some((folder, _)) => Self(format!("{folder}/{name}")),
             None => Self(format!("jobs/{}/{name}", job.job_id)),
         }

@@ -35,10 +35,7 @@ pub struct LandingLimits {
 
 impl Default for LandingLimits {
     fn default() -> Self {
-        Self {
-            part_bytes: PART_BYTES_MIN,
-            parts_in_flight: 2,
-        }
+        Self { part_bytes: PART_BYTES_MIN, parts_in_flight: 2 }
     }
 }
 
@@ -64,11 +61,7 @@ pub struct Landing {
 impl Landing {
     /// Lands in this object store and this job store.
     pub fn new(objects: Arc<dyn ObjectStore>, jobs: JobStore, limits: LandingLimits) -> Self {
-        Self {
-            objects,
-            jobs,
-            limits,
-        }
+        Self { objects, jobs, limits }
     }
 
     /// Stores the body and makes its job, or answers with the job of the same upload that came before.
@@ -158,10 +151,8 @@ where
     let mut size_bytes = 0_u64;
     let mut hash = Sha256::new();
     while let Some(chunk) = body.next().await {
-        let chunk = chunk.map_err(|error| Error::BrokenOff {
-            received_bytes: size_bytes,
-            message: error.to_string(),
-        })?;
+        let chunk = chunk
+            .map_err(|error| Error::BrokenOff { received_bytes: size_bytes, message: error.to_string() })?;
         size_bytes += chunk.len() as u64;
         if size_bytes > limit_bytes {
             return Err(Error::TooLarge { limit_bytes });
@@ -170,10 +161,7 @@ where
         writer.write(chunk).await?;
     }
     writer.finish().await?;
-    Ok(Stored {
-        size_bytes,
-        sha256: hex::encode(hash.finalize()),
-    })
+    Ok(Stored { size_bytes, sha256: hex::encode(hash.finalize()) })
 }
 
 /// One put for a body below a part, else a multipart upload with a bounded number of parts under way.
@@ -229,10 +217,7 @@ impl<'a> ObjectWriter<'a> {
             none => {
                 let upload = self.objects.put_multipart(&key.path()).await;
                 let upload = upload.map_err(|source| failed("write", key, source))?;
-                none.insert(Multipart {
-                    upload,
-                    running: JoinSet::new(),
-                })
+                none.insert(Multipart { upload, running: JoinSet::new() })
             }
         };
         while multipart.running.len() >= self.parts_in_flight {
@@ -258,9 +243,7 @@ impl<'a> ObjectWriter<'a> {
             part_written(self.key, Some(joined))?;
         }
         let completed = multipart.upload.complete().await;
-        completed
-            .map(drop)
-            .map_err(|source| failed("write", self.key, source))
+        completed.map(drop).map_err(|source| failed("write", self.key, source))
     }
 
     /// Takes back the parts that were written. What cannot be taken back is for the store's own rule
@@ -282,10 +265,7 @@ fn part_written(key: &ObjectKey, joined: PartJoined) -> Result<()> {
     match joined {
         Some(Ok(written)) => written.map_err(|source| failed("write", key, source)),
         Some(Err(error)) => {
-            let source = object_store::Error::Generic {
-                store: "multipart",
-                source: Box::new(error),
-            };
+            let source = object_store::Error::Generic { store: "multipart", source: Box::new(error) };
             Err(failed("write", key, source))
         }
         None => Ok(()),
@@ -293,9 +273,5 @@ fn part_written(key: &ObjectKey, joined: PartJoined) -> Result<()> {
 }
 
 fn failed(action: &'static str, key: &ObjectKey, source: object_store::Error) -> Error {
-    Error::Objects {
-        action,
-        key: key.to_string(),
-        source,
-    }
+    Error::Objects { action, key: key.to_string(), source }
 }

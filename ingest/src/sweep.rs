@@ -58,16 +58,10 @@ pub async fn sweep_orphans(
 /// Those older than the bound whose job is not there. A key that is not one of ours is not ours to delete.
 async fn orphans(jobs: &JobStore, listed: Vec<ObjectMeta>, bound: DateTime<Utc>) -> Result<Vec<ObjectMeta>> {
     let old = listed.into_iter().filter(|object| object.last_modified < bound);
-    let old: Vec<_> = old
-        .filter_map(|object| Some((job_of(&object)?, object)))
-        .collect();
+    let old: Vec<_> = old.filter_map(|object| Some((job_of(&object)?, object))).collect();
     let ids: Vec<JobId> = old.iter().map(|(job, _)| *job).collect();
     let known = jobs.jobs_that_exist(&ids).await?;
-    Ok(old
-        .into_iter()
-        .filter(|(job, _)| !known.contains(job))
-        .map(|(_, object)| object)
-        .collect())
+    Ok(old.into_iter().filter(|(job, _)| !known.contains(job)).map(|(_, object)| object).collect())
 }
 
 /// `landing/{pipeline}/{job}/{file}`.
@@ -84,9 +78,5 @@ async fn delete(objects: &Arc<dyn ObjectStore>, object: &ObjectMeta) -> Result<(
 }
 
 fn failed(action: &'static str, key: &str, source: object_store::Error) -> Error {
-    Error::Objects {
-        action,
-        key: key.to_owned(),
-        source,
-    }
+    Error::Objects { action, key: key.to_owned(), source }
 }

@@ -39,11 +39,7 @@ impl Place {
         let url = format!("sqlite://{}", folder.path().join("jobs.db").display());
         let jobs = JobStore::connect(&url, StoreLimits::default()).await.unwrap();
         jobs.migrate().await.unwrap();
-        Self {
-            folder,
-            objects,
-            jobs,
-        }
+        Self { folder, objects, jobs }
     }
 
     fn landing(&self) -> Landing {
@@ -64,11 +60,7 @@ impl Place {
         fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
-                if path.is_dir() {
-                    walk(&path, found)
-                } else {
-                    found.push(path)
-                }
+                if path.is_dir() { walk(&path, found) } else { found.push(path) }
             }
         }
         let mut found = Vec::new();
@@ -77,10 +69,7 @@ impl Place {
     }
 
     async fn job_count(&self) -> usize {
-        let filter = JobFilter {
-            limit: 100,
-            ..JobFilter::default()
-        };
+        let filter = JobFilter { limit: 100, ..JobFilter::default() };
         self.jobs.list(&filter).await.unwrap().jobs.len()
     }
 }
@@ -98,10 +87,7 @@ fn pipeline(duplicates: &str) -> Pipeline {
 /// A body whose bytes differ from place to place, in chunks as a connection gives them.
 fn body(size_bytes: usize) -> (Vec<u8>, Chunks) {
     let whole: Vec<u8> = (0..size_bytes).map(|at| (at / 7 + at % 251) as u8).collect();
-    let chunks = whole
-        .chunks(100_000)
-        .map(|chunk| Ok(Bytes::copy_from_slice(chunk)))
-        .collect();
+    let chunks = whole.chunks(100_000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
     (whole, chunks)
 }
 
@@ -144,14 +130,8 @@ async fn a_body_that_breaks_off_or_is_too_large_leaves_nothing() {
             "{error}"
         );
     }
-    let error = place
-        .land(&pipeline("first"), None, body(40 * MIB + 1).1)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, Error::TooLarge { limit_bytes } if limit_bytes == 40 * MIB as u64),
-        "{error}"
-    );
+    let error = place.land(&pipeline("first"), None, body(40 * MIB + 1).1).await.unwrap_err();
+    assert!(matches!(error, Error::TooLarge { limit_bytes } if limit_bytes == 40 * MIB as u64), "{error}");
     assert_eq!((place.files().len(), place.job_count().await), (0, 0));
 }
 
@@ -161,22 +141,10 @@ async fn the_object_of_a_duplicate_or_a_refused_key_is_deleted() {
     let first = new_job(place.land(&pipeline("first"), Some("k"), body(10).1).await);
     for key in [None, Some("k"), Some("other")] {
         let again = place.land(&pipeline("first"), key, body(10).1).await.unwrap();
-        assert!(
-            matches!(&again, Landed::Duplicate(job) if job.job_id == first.job_id),
-            "{again:?}"
-        );
+        assert!(matches!(&again, Landed::Duplicate(job) if job.job_id == first.job_id), "{again:?}");
     }
-    let conflict = place
-        .land(&pipeline("first"), Some("k"), body(11).1)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(
-            conflict,
-            Error::Jobs(tidemill_jobs::Error::IdempotencyConflict { .. })
-        ),
-        "{conflict}"
-    );
+    let conflict = place.land(&pipeline("first"), Some("k"), body(11).1).await.unwrap_err();
+    assert!(matches!(conflict, Error::Jobs(tidemill_jobs::Error::IdempotencyConflict { .. })), "{conflict}");
     assert_eq!((place.files().len(), place.job_count().await), (1, 1));
 }
 
@@ -186,14 +154,8 @@ async fn two_uploads_of_one_file_at_once_make_one_job_and_one_object() {
     let pipeline = pipeline("first");
     let uploads = (0..8).map(|_| place.land(&pipeline, None, body(1000).1));
     let landed = futures::future::join_all(uploads).await;
-    let new = landed
-        .iter()
-        .filter(|landed| matches!(landed, Ok(Landed::New(_))))
-        .count();
-    let duplicates = landed
-        .iter()
-        .filter(|landed| matches!(landed, Ok(Landed::Duplicate(_))))
-        .count();
+    let new = landed.iter().filter(|landed| matches!(landed, Ok(Landed::New(_)))).count();
+    let duplicates = landed.iter().filter(|landed| matches!(landed, Ok(Landed::Duplicate(_)))).count();
     assert_eq!((new, duplicates), (1, 7));
     assert_eq!((place.files().len(), place.job_count().await), (1, 1));
 }
@@ -202,14 +164,8 @@ async fn two_uploads_of_one_file_at_once_make_one_job_and_one_object() {
 async fn an_object_stays_when_nobody_knows_whether_its_job_was_made() {
     let place = Place::local().await;
     place.jobs.close().await;
-    let error = place
-        .land(&pipeline("first"), None, body(10).1)
-        .await
-        .unwrap_err();
-    assert!(
-        matches!(error, Error::Jobs(tidemill_jobs::Error::Database { .. })),
-        "{error}"
-    );
+    let error = place.land(&pipeline("first"), None, body(10).1).await.unwrap_err();
+    assert!(matches!(error, Error::Jobs(tidemill_jobs::Error::Database { .. })), "{error}");
     assert_eq!(place.files().len(), 1);
 }
 
@@ -222,33 +178,20 @@ async fn the_sweeper_deletes_old_objects_without_a_job_and_nothing_else() {
     let foreign = "landing/notes/read/me.txt".to_owned();
     let artifact = format!("jobs/{}/report.json", JobId::new());
     for key in [&orphan, &young, &foreign, &artifact] {
-        place
-            .objects
-            .put(&Key::from(key.as_str()), Bytes::from_static(b"x").into())
-            .await
-            .unwrap();
+        place.objects.put(&Key::from(key.as_str()), Bytes::from_static(b"x").into()).await.unwrap();
     }
     let long_ago = SystemTime::now() - OLDER_THAN_MIN - Duration::from_secs(60);
     for path in place.files().iter().filter(|path| !path.ends_with(&young)) {
-        std::fs::File::options()
-            .write(true)
-            .open(path)
-            .unwrap()
-            .set_modified(long_ago)
-            .unwrap();
+        std::fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
     }
-    let swept = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO)
-        .await
-        .unwrap();
+    let swept = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO).await.unwrap();
     assert_eq!(swept, Swept { seen: 4, deleted: 1 });
     let left = place.files();
     assert!(!left.iter().any(|path| path.ends_with(&orphan)));
     for key in [&job.files_to_process[0], &young, &foreign, &artifact] {
         assert!(left.iter().any(|path| path.ends_with(key)), "{key}");
     }
-    let again = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO)
-        .await
-        .unwrap();
+    let again = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO).await.unwrap();
     assert_eq!(again, Swept { seen: 3, deleted: 0 });
 }
 
@@ -268,10 +211,7 @@ async fn s3() -> (Place, Arc<dyn ObjectStore>) {
         .unwrap();
     let prefix = format!("landing-test-{}", JobId::new());
     let objects: Arc<dyn ObjectStore> = Arc::new(object_store::prefix::PrefixStore::new(bucket, prefix));
-    (
-        Place::with(tempfile::tempdir().unwrap(), objects.clone()).await,
-        objects,
-    )
+    (Place::with(tempfile::tempdir().unwrap(), objects.clone()).await, objects)
 }
 
 #[tokio::test]
@@ -283,11 +223,7 @@ async fn files_land_on_an_s3_server_and_broken_ones_leave_no_object() {
     let (_, mut chunks) = body(12 * MIB);
     chunks.push(Err("the connection was reset"));
     place.land(&pipeline("accept"), None, chunks).await.unwrap_err();
-    let left: Vec<_> = objects
-        .list(None)
-        .map(|object| object.map(|object| object.location))
-        .try_collect()
-        .await
-        .unwrap();
+    let left: Vec<_> =
+        objects.list(None).map(|object| object.map(|object| object.location)).try_collect().await.unwrap();
     assert!(left.is_empty(), "{left:?}");
 }

@@ -78,20 +78,14 @@ impl FinishedData {
 impl Event {
     /// The event that a job waits.
     pub fn landed(job: &Job, time: DateTime<Utc>) -> Self {
-        let data = LandedData {
-            job_id: job.job_id,
-            pipeline: job.pipeline.clone(),
-        };
+        let data = LandedData { job_id: job.job_id, pipeline: job.pipeline.clone() };
         Self::new(job, time, EventKind::Landed(data))
     }
 
     /// The event that a job ended, with the first of its rejects.
     pub fn finished(job: &Job, mut rejects: Vec<RejectSample>, time: DateTime<Utc>) -> Self {
         rejects.truncate(FinishedData::REJECTS_MAX);
-        let data = FinishedData {
-            job: job.clone(),
-            rejects,
-        };
+        let data = FinishedData { job: job.clone(), rejects };
         Self::new(job, time, EventKind::Finished(Box::new(data)))
     }
 
@@ -117,17 +111,13 @@ impl Event {
 
     /// The event as the payload of a record.
     pub fn to_json(&self) -> Result<String> {
-        serde_json::to_string(self).map_err(|error| Error::Malformed {
-            what: "an event",
-            message: error.to_string(),
-        })
+        serde_json::to_string(self)
+            .map_err(|error| Error::Malformed { what: "an event", message: error.to_string() })
     }
 
     /// Reads an event from the bytes of a record of the log.
     pub fn from_json(payload: &[u8]) -> Result<Self> {
-        serde_json::from_slice(payload).map_err(|error| Error::Malformed {
-            what: "an event",
-            message: error.to_string(),
-        })
+        serde_json::from_slice(payload)
+            .map_err(|error| Error::Malformed { what: "an event", message: error.to_string() })
     }
 }

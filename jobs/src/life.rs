@@ -106,11 +106,7 @@ pub fn sweep(state: &State, now: DateTime<Utc>, put_backs_max: u32) -> SweepVerd
         JobStatus::Queued if state.not_before <= now && state.wake_at <= now => return SweepVerdict::Wake,
         _ => return SweepVerdict::Leave,
     };
-    if state.put_backs < put_backs_max {
-        SweepVerdict::PutBack(left)
-    } else {
-        SweepVerdict::Fail(left)
-    }
+    if state.put_backs < put_backs_max { SweepVerdict::PutBack(left) } else { SweepVerdict::Fail(left) }
 }
 
 /// When a job that was announced `wakes` times again is announced next.
@@ -196,20 +192,14 @@ mod tests {
             (Downloaded, 0, 9_999, Leave),
         ];
         for (status, put_backs, now, verdict) in table {
-            let state = State {
-                put_backs,
-                ..state(status)
-            };
+            let state = State { put_backs, ..state(status) };
             assert_eq!(sweep(&state, at(now), 1), verdict, "{status:?} {put_backs} {now}");
         }
     }
 
     #[test]
     fn a_job_that_waits_for_its_time_is_not_announced() {
-        let state = State {
-            not_before: at(500),
-            ..state(Queued)
-        };
+        let state = State { not_before: at(500), ..state(Queued) };
         assert_eq!(sweep(&state, at(100), 1), SweepVerdict::Leave);
     }
 

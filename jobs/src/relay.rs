@@ -43,12 +43,7 @@ impl Relay {
     pub fn new(store: JobStore, log: Arc<dyn EventLog>) -> Self {
         let name = Uuid::now_v7().to_string();
         let handed = store.handover().attach(&name, BATCH);
-        Self {
-            store,
-            log,
-            name,
-            handed,
-        }
+        Self { store, log, name, handed }
     }
 
     /// Publishes until `shutdown`, and then what was handed over before it.
@@ -65,10 +60,7 @@ impl Relay {
             failures = match done {
                 Ok(()) => 0,
                 Err(error) => {
-                    warn!(
-                        error = &error as &dyn std::error::Error,
-                        failures, "failed to publish events"
-                    );
+                    warn!(error = &error as &dyn std::error::Error, failures, "failed to publish events");
                     self.pause(failures, &shutdown).await;
                     failures + 1
                 }
@@ -92,10 +84,7 @@ impl Relay {
     /// Publishes a batch and deletes what the log took, also when it did not take all.
     async fn publish(&self, batch: Vec<OutboxRow>) -> Result<()> {
         let send = |row: OutboxRow| async move {
-            let sent = self
-                .log
-                .publish(row.topic, &row.job_id, row.payload.as_bytes())
-                .await;
+            let sent = self.log.publish(row.topic, &row.job_id, row.payload.as_bytes()).await;
             sent.map(|()| row.event_id)
         };
         let mut sent = Vec::with_capacity(batch.len());
@@ -120,10 +109,7 @@ impl Relay {
         }
         if let Err(error) = self.store.release_events(&self.name).await {
             // Their leases end by themselves.
-            warn!(
-                error = &error as &dyn std::error::Error,
-                "failed to release events"
-            );
+            warn!(error = &error as &dyn std::error::Error, "failed to release events");
         }
     }
 
@@ -141,10 +127,7 @@ impl Relay {
         };
         match tokio::time::timeout(LAST_ROUND, last).await {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => warn!(
-                error = &error as &dyn std::error::Error,
-                "left events to other relays"
-            ),
+            Ok(Err(error)) => warn!(error = &error as &dyn std::error::Error, "left events to other relays"),
             Err(_) => warn!("left events to other relays: the log did not answer"),
         }
     }
@@ -177,8 +160,6 @@ async fn next_batch(handed: &mut mpsc::Receiver<OutboxRow>) -> Vec<OutboxRow> {
 
 /// Up to `most`, by the clock's last digits: enough that two relays do not knock in step.
 fn jitter(most: Duration) -> Duration {
-    let nanos = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.subsec_nanos());
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.subsec_nanos());
     most.mul_f64(f64::from(nanos % 1_000) / 1_000.0)
 }

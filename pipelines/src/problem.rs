@@ -60,11 +60,7 @@ pub(crate) struct Problems {
 impl Problems {
     /// None yet.
     pub fn of(file: &str) -> Self {
-        Self {
-            file: file.to_owned(),
-            found: Vec::new(),
-            untold: 0,
-        }
+        Self { file: file.to_owned(), found: Vec::new(), untold: 0 }
     }
 
     /// Adds a problem whose message says all.
@@ -87,12 +83,7 @@ impl Problems {
         self.found.sort_by_key(|problem| (problem.line, problem.column));
         if self.untold > 0 {
             let message = format!("{} more problems are not told", self.untold);
-            self.found.push(problem(
-                self.file,
-                Place::FILE,
-                message,
-                Some("mend these first".to_owned()),
-            ));
+            self.found.push(problem(self.file, Place::FILE, message, Some("mend these first".to_owned())));
         }
         self.found
     }
@@ -107,13 +98,7 @@ impl Problems {
 }
 
 fn problem(file: String, place: Place, message: String, help: Option<String>) -> Problem {
-    Problem {
-        file,
-        line: place.line,
-        column: place.column,
-        message,
-        help,
-    }
+    Problem { file, line: place.line, column: place.column, message, help }
 }
 
 /// The user's own text in a message: cut when long, control characters escaped.
@@ -126,21 +111,13 @@ pub(crate) fn quoted(text: &str) -> String {
 }
 
 fn shown_char(c: char) -> impl Iterator<Item = char> {
-    let (escaped, plain) = if c.is_control() {
-        (Some(c.escape_default()), None)
-    } else {
-        (None, Some(c))
-    };
+    let (escaped, plain) = if c.is_control() { (Some(c.escape_default()), None) } else { (None, Some(c)) };
     escaped.into_iter().flatten().chain(plain)
 }
 
 /// The nearest of the names that are known, when one is near enough to be meant.
 pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let name: String = name
-        .chars()
-        .take(QUOTED_CHARS_MAX)
-        .collect::<String>()
-        .to_lowercase();
+    let name: String = name.chars().take(QUOTED_CHARS_MAX).collect::<String>().to_lowercase();
     let far = (name.chars().count() / 3).max(1);
     known
         .into_iter()

@@ -85,9 +85,7 @@ fn parsed<T: std::str::FromStr<Err = crate::NameError>>(
     place: Place,
     problems: &mut Problems,
 ) -> Option<T> {
-    text.parse()
-        .map_err(|error: crate::NameError| problems.add(place, error.to_string()))
-        .ok()
+    text.parse().map_err(|error: crate::NameError| problems.add(place, error.to_string())).ok()
 }
 
 fn text_of(node: &Node) -> Option<String> {
@@ -109,9 +107,7 @@ fn source(node: Option<&Node>, problems: &mut Problems) -> Option<Source> {
         return upload(UploadSpec::default(), Place::FILE, problems);
     };
     let SourceSpec::Upload(spec) = shape::part(node)?;
-    let place = node
-        .field("upload")
-        .map_or(node.place, |upload| upload.place_of("max_size"));
+    let place = node.field("upload").map_or(node.place, |upload| upload.place_of("max_size"));
     upload(spec, place, problems)
 }
 
@@ -125,11 +121,7 @@ fn upload(spec: UploadSpec, size_place: Place, problems: &mut Problems) -> Optio
         Some(DuplicatesSpec::Accept) => Duplicates::Accept,
     };
     let allow_empty = spec.allow_empty.unwrap_or(false);
-    Some(Source::Upload(UploadSource {
-        max_size_bytes,
-        duplicates,
-        allow_empty,
-    }))
+    Some(Source::Upload(UploadSource { max_size_bytes, duplicates, allow_empty }))
 }
 
 /// A size such as `2GiB`: a whole number and a unit, or bytes without one.
@@ -148,11 +140,8 @@ fn size_bytes(text: &str, place: Place, problems: &mut Problems) -> Option<u64> 
         "TiB" => Some(1 << 40),
         _ => None,
     };
-    let bytes = number
-        .parse::<u64>()
-        .ok()
-        .zip(factor)
-        .and_then(|(number, factor)| number.checked_mul(factor));
+    let bytes =
+        number.parse::<u64>().ok().zip(factor).and_then(|(number, factor)| number.checked_mul(factor));
     // The sizes of objects are kept as signed 64-bit numbers by databases.
     match bytes.filter(|bytes| (1..=i64::MAX as u64).contains(bytes)) {
         Some(bytes) => Some(bytes),
@@ -165,10 +154,7 @@ fn size_bytes(text: &str, place: Place, problems: &mut Problems) -> Option<u64> 
 }
 
 fn rejects(node: Option<&Node>, problems: &mut Problems) -> Option<ErrorBudget> {
-    let default = ErrorBudget {
-        tolerate: Tolerance::Percent(10.0),
-        then: Then::Abort,
-    };
+    let default = ErrorBudget { tolerate: Tolerance::Percent(10.0), then: Then::Abort };
     let Some(node) = node else { return Some(default) };
     let spec: RejectsSpec = shape::part(node)?;
     let tolerate = match spec.tolerate {
@@ -184,18 +170,14 @@ fn rejects(node: Option<&Node>, problems: &mut Problems) -> Option<ErrorBudget> 
 
 fn tolerance(text: &str, place: Place, problems: &mut Problems) -> Option<Tolerance> {
     let tolerance = match text.strip_suffix('%') {
-        Some(percent) => decimal(percent.trim_end())
-            .filter(|percent| *percent <= 100.0)
-            .map(Tolerance::Percent),
+        Some(percent) => {
+            decimal(percent.trim_end()).filter(|percent| *percent <= 100.0).map(Tolerance::Percent)
+        }
         None => text.parse().ok().map(Tolerance::Records),
     };
     if tolerance.is_none() {
         let message = format!("{} is not a share or a number of records", quoted(text));
-        problems.add_help(
-            place,
-            message,
-            "write a share from `0%` to `100%`, or a whole number",
-        );
+        problems.add_help(place, message, "write a share from `0%` to `100%`, or a whole number");
     }
     tolerance
 }

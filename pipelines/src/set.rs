@@ -42,10 +42,8 @@ impl PipelineSet {
             problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
             return Err(problems);
         }
-        let by_name = entries
-            .into_iter()
-            .map(|entry| (entry.pipeline.name.clone(), entry.pipeline))
-            .collect();
+        let by_name =
+            entries.into_iter().map(|entry| (entry.pipeline.name.clone(), entry.pipeline)).collect();
         Ok(PipelineSet { by_name })
     }
 
@@ -107,10 +105,7 @@ impl Entry {
             let Some(reference) = &column.references else {
                 continue;
             };
-            let item = self
-                .root
-                .field("columns")
-                .and_then(|columns| columns.items().get(position));
+            let item = self.root.field("columns").and_then(|columns| columns.items().get(position));
             let place = item.map_or(Place::FILE, |item| item.place_of("references"));
             tell_reference(column, reference, all, complete, place, &mut problems);
         }
@@ -134,9 +129,7 @@ impl Entry {
 /// The name of a file without folder and ending.
 fn stem(file: &str) -> &str {
     let name = file.rsplit(['/', '\\']).next().unwrap_or(file);
-    name.strip_suffix(".yaml")
-        .or_else(|| name.strip_suffix(".yml"))
-        .unwrap_or(name)
+    name.strip_suffix(".yaml").or_else(|| name.strip_suffix(".yml")).unwrap_or(name)
 }
 
 fn tell_reference(
@@ -154,19 +147,12 @@ fn tell_reference(
         .collect();
     if writers.is_empty() {
         if complete {
-            let known: Vec<&str> = all
-                .iter()
-                .flat_map(|entry| entry.pipeline.tables())
-                .map(TableName::as_str)
-                .collect();
+            let known: Vec<&str> =
+                all.iter().flat_map(|entry| entry.pipeline.tables()).map(TableName::as_str).collect();
             let help = did_you_mean(reference.table.as_str(), &known);
             let help =
                 help.unwrap_or_else(|| "name a table that a pipeline of this folder writes".to_owned());
-            problems.add_help(
-                place,
-                format!("no pipeline writes the table `{}`", reference.table),
-                help,
-            );
+            problems.add_help(place, format!("no pipeline writes the table `{}`", reference.table), help);
         }
         return;
     }
@@ -183,16 +169,9 @@ fn tell_column(
     place: Place,
     problems: &mut Problems,
 ) {
-    let Some(target) = writer
-        .columns
-        .iter()
-        .find(|target| target.name == reference.column)
-    else {
+    let Some(target) = writer.columns.iter().find(|target| target.name == reference.column) else {
         let known: Vec<&str> = writer.columns.iter().map(|known| known.name.as_str()).collect();
-        let message = format!(
-            "the table `{}` has no column `{}`",
-            reference.table, reference.column
-        );
+        let message = format!("the table `{}` has no column `{}`", reference.table, reference.column);
         let help = did_you_mean(reference.column.as_str(), &known);
         problems.add_help(
             place,

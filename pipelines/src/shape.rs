@@ -23,10 +23,7 @@ pub fn check(root: &Node, problems: &mut Problems) {
 pub fn part<T: JsonSchema + DeserializeOwned>(node: &Node) -> Option<T> {
     let schema = definition(&T::schema_name())?;
     let mut unheard = Problems::of("");
-    let json = Walk {
-        problems: &mut unheard,
-    }
-    .value(schema, node)?;
+    let json = Walk { problems: &mut unheard }.value(schema, node)?;
     serde_json::from_value(json).ok()
 }
 
@@ -36,10 +33,7 @@ fn definition(name: &str) -> Option<&'static Json> {
 
 /// Follows `$ref`; every reference of the schema is to one of its definitions.
 fn resolve(schema: &'static Json) -> &'static Json {
-    let name = schema
-        .get("$ref")
-        .and_then(Json::as_str)
-        .and_then(|path| path.strip_prefix("#/$defs/"));
+    let name = schema.get("$ref").and_then(Json::as_str).and_then(|path| path.strip_prefix("#/$defs/"));
     name.and_then(definition).unwrap_or(schema)
 }
 
@@ -53,17 +47,10 @@ impl Walk<'_> {
         let described = schema;
         let schema = resolve(schema);
         if node.value == Value::Empty && !allows(schema, "null") {
-            self.problems.add_help(
-                node.place,
-                "nothing is written here",
-                instead_of_nothing(described),
-            );
+            self.problems.add_help(node.place, "nothing is written here", instead_of_nothing(described));
             return None;
         }
-        let branches = schema
-            .get("oneOf")
-            .or_else(|| schema.get("anyOf"))
-            .and_then(Json::as_array);
+        let branches = schema.get("oneOf").or_else(|| schema.get("anyOf")).and_then(Json::as_array);
         if let Some(branches) = branches {
             return self.one_of(branches, node);
         }
@@ -103,22 +90,14 @@ impl Walk<'_> {
 
     /// A map with exactly one key, which says what the value is: `csv: {…}`.
     fn one_key(&mut self, branches: &'static [Json], node: &Node) -> Option<Json> {
-        let known: Vec<&str> = branches
-            .iter()
-            .filter_map(only_property)
-            .map(|(name, _)| name)
-            .collect();
+        let known: Vec<&str> = branches.iter().filter_map(only_property).map(|(name, _)| name).collect();
         let Value::Map(entries) = &node.value else {
             return self.wrong_kind(Cow::Owned(format!("a map with the key {}", listed(&known))), node);
         };
         let mut found = None;
         let mut strange = false;
         for (key, value) in entries {
-            match branches
-                .iter()
-                .filter_map(only_property)
-                .find(|(name, _)| *name == key.text)
-            {
+            match branches.iter().filter_map(only_property).find(|(name, _)| *name == key.text) {
                 None => {
                     strange = true;
                     self.unknown("key", key, &known);
@@ -195,8 +174,7 @@ impl Walk<'_> {
 
     fn list(&mut self, schema: &'static Json, items: &[Node], place: Place) -> Option<Json> {
         if items.is_empty() && schema.get("minItems").is_some() {
-            self.problems
-                .add_help(place, "the list is empty", "write at least one item");
+            self.problems.add_help(place, "the list is empty", "write at least one item");
             return None;
         }
         let item_schema = schema.get("items")?;
@@ -220,8 +198,7 @@ impl Walk<'_> {
             "false" if !in_quotes => Some(Json::Bool(false)),
             _ => {
                 let message = format!("expected true or false, found {}", quoted(text));
-                self.problems
-                    .add_help(place, message, "write `true` or `false`, without quotes");
+                self.problems.add_help(place, message, "write `true` or `false`, without quotes");
                 None
             }
         }
@@ -230,22 +207,15 @@ impl Walk<'_> {
     fn integer(&mut self, schema: &'static Json, text: &str, in_quotes: bool, place: Place) -> Option<Json> {
         let number = if in_quotes { None } else { text.parse::<i64>().ok() };
         let Some(number) = number else {
-            self.problems
-                .add(place, format!("expected a whole number, found {}", quoted(text)));
+            self.problems.add(place, format!("expected a whole number, found {}", quoted(text)));
             return None;
         };
         let least = schema.get("minimum").and_then(Json::as_i64).unwrap_or(0);
-        let most = schema
-            .get("maximum")
-            .and_then(Json::as_i64)
-            .unwrap_or(i64::from(u32::MAX));
+        let most = schema.get("maximum").and_then(Json::as_i64).unwrap_or(i64::from(u32::MAX));
         if (least..=most).contains(&number) {
             return Some(Json::from(number));
         }
-        self.problems.add(
-            place,
-            format!("{number} is out of range: write {least} to {most}"),
-        );
+        self.problems.add(place, format!("{number} is out of range: write {least} to {most}"));
         None
     }
 
@@ -255,9 +225,7 @@ impl Walk<'_> {
         }
         let message = format!("{} is not one of {}", quoted(text), listed(words));
         match meant(text, words) {
-            Some(near) => self
-                .problems
-                .add_help(place, message, format!("did you mean `{near}`?")),
+            Some(near) => self.problems.add_help(place, message, format!("did you mean `{near}`?")),
             None => self.problems.add(place, message),
         }
         None
@@ -266,14 +234,12 @@ impl Walk<'_> {
     fn not_a_map(&mut self, fields: &Map<String, Json>, node: &Node) -> Option<Json> {
         let known = field_names(fields);
         let help = format!("its fields are {}", listed(&known).replace(" or ", " and "));
-        self.problems
-            .add_help(node.place, format!("expected a map, found {}", node.kind()), help);
+        self.problems.add_help(node.place, format!("expected a map, found {}", node.kind()), help);
         None
     }
 
     fn wrong_kind(&mut self, expected: Cow<'_, str>, node: &Node) -> Option<Json> {
-        self.problems
-            .add(node.place, format!("expected {expected}, found {}", node.kind()));
+        self.problems.add(node.place, format!("expected {expected}, found {}", node.kind()));
         None
     }
 }
@@ -287,10 +253,7 @@ fn field_names(fields: &Map<String, Json>) -> Vec<&str> {
 
 /// Words of other systems, and the word that means the same here.
 const SYNONYMS: [(&str, &[&str]); 10] = [
-    (
-        "int64",
-        &["int", "integer", "bigint", "long", "smallint", "int32", "number"],
-    ),
+    ("int64", &["int", "integer", "bigint", "long", "smallint", "int32", "number"]),
     ("float64", &["float", "double", "real", "float32"]),
     ("decimal", &["numeric", "money"]),
     ("bool", &["boolean", "bit"]),
@@ -305,41 +268,23 @@ const SYNONYMS: [(&str, &[&str]); 10] = [
 /// The word that is probably meant: of the same meaning, or of nearly the same letters.
 fn meant<'w>(text: &str, words: &[&'w str]) -> Option<&'w str> {
     let text = text.to_lowercase();
-    let same = SYNONYMS
-        .iter()
-        .find(|(_, others)| others.contains(&text.as_str()));
-    let same = words
-        .iter()
-        .find(|word| same.is_some_and(|(known, _)| known == *word))
-        .copied();
+    let same = SYNONYMS.iter().find(|(_, others)| others.contains(&text.as_str()));
+    let same = words.iter().find(|word| same.is_some_and(|(known, _)| known == *word)).copied();
     same.or_else(|| nearest(&text, words.iter().copied()))
 }
 
 /// The words of an enumeration, or none when the branches are something else.
 fn words(branches: &'static [Json]) -> Vec<&'static str> {
-    branches
-        .iter()
-        .filter_map(|branch| branch.get("const").and_then(Json::as_str))
-        .collect()
+    branches.iter().filter_map(|branch| branch.get("const").and_then(Json::as_str)).collect()
 }
 
 /// The only property of a branch of a one-of map.
 fn only_property(branch: &'static Json) -> Option<(&'static str, &'static Json)> {
-    branch
-        .get("properties")?
-        .as_object()?
-        .iter()
-        .next()
-        .map(|(name, schema)| (name.as_str(), schema))
+    branch.get("properties")?.as_object()?.iter().next().map(|(name, schema)| (name.as_str(), schema))
 }
 
 fn required(schema: &'static Json) -> impl Iterator<Item = &'static str> {
-    schema
-        .get("required")
-        .and_then(Json::as_array)
-        .into_iter()
-        .flatten()
-        .filter_map(Json::as_str)
+    schema.get("required").and_then(Json::as_array).into_iter().flatten().filter_map(Json::as_str)
 }
 
 fn allows(schema: &Json, kind: &str) -> bool {
@@ -351,18 +296,12 @@ fn allows(schema: &Json, kind: &str) -> bool {
 }
 
 fn is_scalar(schema: &Json) -> bool {
-    ["string", "integer", "boolean"]
-        .iter()
-        .any(|kind| allows(schema, kind))
+    ["string", "integer", "boolean"].iter().any(|kind| allows(schema, kind))
 }
 
 fn expected(schema: &Json) -> Cow<'static, str> {
-    let kinds = [
-        ("object", "a map"),
-        ("array", "a list"),
-        ("string", "a text"),
-        ("boolean", "true or false"),
-    ];
+    let kinds =
+        [("object", "a map"), ("array", "a list"), ("string", "a text"), ("boolean", "true or false")];
     let found = kinds.iter().find(|(kind, _)| allows(schema, kind));
     Cow::Borrowed(found.map_or("a whole number", |(_, words)| *words))
 }
@@ -370,10 +309,8 @@ fn expected(schema: &Json) -> Cow<'static, str> {
 /// The description of a field, as the end of a sentence.
 fn describe(field: Option<&'static Json>) -> String {
     let own = field.and_then(|field| field.get("description"));
-    let text = own
-        .or_else(|| field.map(resolve)?.get("description"))
-        .and_then(Json::as_str)
-        .unwrap_or_default();
+    let text =
+        own.or_else(|| field.map(resolve)?.get("description")).and_then(Json::as_str).unwrap_or_default();
     let mut chars = text.trim_end_matches('.').chars();
     match chars.next() {
         Some(first) => first.to_lowercase().chain(chars).collect(),

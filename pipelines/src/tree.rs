@@ -53,10 +53,7 @@ impl Node {
     /// The value of a map's field.
     pub fn field(&self, name: &str) -> Option<&Node> {
         match &self.value {
-            Value::Map(entries) => entries
-                .iter()
-                .find(|(key, _)| key.text == name)
-                .map(|(_, node)| node),
+            Value::Map(entries) => entries.iter().find(|(key, _)| key.text == name).map(|(_, node)| node),
             _ => None,
         }
     }
@@ -93,10 +90,7 @@ impl Node {
 /// Parses the text, or tells the first fault of its YAML. Duplicate keys are told and dropped.
 pub fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
     if text.len() > FILE_BYTES_MAX {
-        let message = format!(
-            "the file has {} bytes, more than the {FILE_BYTES_MAX} allowed",
-            text.len()
-        );
+        let message = format!("the file has {} bytes, more than the {FILE_BYTES_MAX} allowed", text.len());
         problems.add_help(Place::FILE, message, "keep data out of the pipeline file");
         return None;
     }
@@ -104,24 +98,14 @@ pub fn parse(text: &str, problems: &mut Problems) -> Option<Node> {
     options.disallow_directives = true;
     options.flow_nesting_limit = NESTING_MAX;
     options.block_nesting_limit = NESTING_MAX;
-    let mut builder = Builder {
-        problems,
-        open: Vec::new(),
-        root: None,
-        documents: 0,
-    };
+    let mut builder = Builder { problems, open: Vec::new(), root: None, documents: 0 };
     for next in Parser::new_from_str_with_options(text, options) {
         match next {
             Ok((event, span)) => builder.take(event, span)?,
             Err(error) => {
                 let marker = error.marker();
-                let place = Place {
-                    line: marker.line() as u64,
-                    column: marker.col() as u64 + 1,
-                };
-                builder
-                    .problems
-                    .add(place, format!("this is not YAML: {}", error.info()));
+                let place = Place { line: marker.line() as u64, column: marker.col() as u64 + 1 };
+                builder.problems.add(place, format!("this is not YAML: {}", error.info()));
                 return None;
             }
         }
@@ -150,10 +134,7 @@ struct Builder<'a> {
 impl Builder<'_> {
     /// `None` ends the parse: a problem was told.
     fn take(&mut self, event: Event<'_>, span: Span) -> Option<()> {
-        let place = Place {
-            line: span.start.line() as u64,
-            column: span.start.col() as u64 + 1,
-        };
+        let place = Place { line: span.start.line() as u64, column: span.start.col() as u64 + 1 };
         match event {
             Event::DocumentStart(..) => self.document(place),
             Event::Alias(_) | Event::UnresolvedAlias(_) => {
@@ -167,10 +148,7 @@ impl Builder<'_> {
             {
                 self.refuse_property(place)
             }
-            Event::Scalar(text, style, _, _) => self.add(Node {
-                place,
-                value: scalar(&text, style, span),
-            }),
+            Event::Scalar(text, style, _, _) => self.add(Node { place, value: scalar(&text, style, span) }),
             Event::SequenceStart(..) => self.begin(place, Open::List(place, Vec::new())),
             Event::MappingStart(..) => self.begin(place, Open::Map(place, Vec::new(), None)),
             Event::SequenceEnd | Event::MappingEnd => self.end(),
@@ -181,11 +159,7 @@ impl Builder<'_> {
     fn document(&mut self, place: Place) -> Option<()> {
         self.documents += 1;
         if self.documents > 1 {
-            return self.refuse(
-                place,
-                "a second document begins here",
-                "write one pipeline a file",
-            );
+            return self.refuse(place, "a second document begins here", "write one pipeline a file");
         }
         Some(())
     }
@@ -202,14 +176,8 @@ impl Builder<'_> {
 
     fn end(&mut self) -> Option<()> {
         let node = match self.open.pop()? {
-            Open::List(place, items) => Node {
-                place,
-                value: Value::List(items),
-            },
-            Open::Map(place, entries, _) => Node {
-                place,
-                value: Value::Map(entries),
-            },
+            Open::List(place, items) => Node { place, value: Value::List(items) },
+            Open::Map(place, entries, _) => Node { place, value: Value::Map(entries) },
         };
         self.add(node)
     }
@@ -245,23 +213,14 @@ impl Builder<'_> {
 fn scalar(text: &str, style: ScalarStyle, span: Span) -> Value {
     match style {
         ScalarStyle::Plain if text.is_empty() || span.is_empty() => Value::Empty,
-        ScalarStyle::Plain => Value::Scalar {
-            text: text.to_owned(),
-            quoted: false,
-        },
-        _ => Value::Scalar {
-            text: text.to_owned(),
-            quoted: true,
-        },
+        ScalarStyle::Plain => Value::Scalar { text: text.to_owned(), quoted: false },
+        _ => Value::Scalar { text: text.to_owned(), quoted: true },
     }
 }
 
 fn as_key(node: Node, problems: &mut Problems) -> Option<Key> {
     match node.value {
-        Value::Scalar { text, .. } => Some(Key {
-            place: node.place,
-            text,
-        }),
+        Value::Scalar { text, .. } => Some(Key { place: node.place, text }),
         _ => {
             problems.add_help(
                 node.place,
@@ -276,10 +235,7 @@ fn as_key(node: Node, problems: &mut Problems) -> Option<Key> {
 fn add_entry(entries: &mut Vec<(Key, Node)>, key: Key, node: Node, problems: &mut Problems) {
     match entries.iter().find(|(earlier, _)| earlier.text == key.text) {
         Some((earlier, _)) => {
-            let message = format!(
-                "field `{}` was already given on line {}",
-                key.text, earlier.place.line
-            );
+            let message = format!("field `{}` was already given on line {}", key.text, earlier.place.line);
             problems.add_help(key.place, message, "keep one of the two");
         }
         None => entries.push((key, node)),

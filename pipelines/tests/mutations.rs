@@ -1,11 +1,7 @@
 //! Pipeline files changed at random, the same in every run: none may make the reader panic, and what is
 //! refused is refused with a reason.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,10 +13,7 @@ struct Numbers(u64);
 
 impl Numbers {
     fn below(&mut self, bound: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
         (self.0 >> 33) as usize % bound.max(1)
     }
 }
@@ -78,10 +71,7 @@ fn seeds() -> Vec<(String, String)> {
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "yaml"));
     paths.sort();
     assert!(paths.len() > 20);
-    paths
-        .iter()
-        .map(|path| (path.display().to_string(), fs::read_to_string(path).unwrap()))
-        .collect()
+    paths.iter().map(|path| (path.display().to_string(), fs::read_to_string(path).unwrap())).collect()
 }
 
 #[test]
@@ -99,17 +89,11 @@ fn no_text_makes_the_reader_panic_and_every_refusal_says_why() {
                 assert!(!problems.is_empty());
                 let lines = text.lines().count() as u64 + 1;
                 for problem in problems {
-                    assert!(
-                        problem.line <= lines && !problem.message.is_empty(),
-                        "{problem}\n{text}"
-                    );
+                    assert!(problem.line <= lines && !problem.message.is_empty(), "{problem}\n{text}");
                     assert_ne!(problem.message, "the file can't be understood", "{text}");
                 }
             }
         }
     }
-    assert!(
-        good > 100 && bad > 1_000,
-        "the mutations reach both ends: {good} good, {bad} bad"
-    );
+    assert!(good > 100 && bad > 1_000, "the mutations reach both ends: {good} good, {bad} bad");
 }

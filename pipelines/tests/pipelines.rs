@@ -1,11 +1,7 @@
 //! What a pipeline file means, and what is said of a file that means nothing. The refusals are data:
 //! `tests/problems/<case>.yaml` and beside it every problem in `<case>.txt`; `UPDATE_EXPECTED=1` rewrites these.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -21,19 +17,13 @@ fn here() -> &'static Path {
 
 /// The YAML files of a folder as name and text, sorted.
 fn yaml_files(folder: &Path) -> Vec<(String, String)> {
-    let mut paths: Vec<PathBuf> = fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
+    let mut paths: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.retain(|path| path.extension().is_some_and(|ending| ending == "yaml"));
     paths.sort();
     paths
         .iter()
         .map(|path| {
-            (
-                path.file_name().unwrap().to_string_lossy().into_owned(),
-                fs::read_to_string(path).unwrap(),
-            )
+            (path.file_name().unwrap().to_string_lossy().into_owned(), fs::read_to_string(path).unwrap())
         })
         .collect()
 }
@@ -52,10 +42,7 @@ fn compare(expected: &Path, found: &str, failures: &mut Vec<String>) {
     }
     let wanted = fs::read_to_string(expected).unwrap_or_default();
     if wanted != found {
-        failures.push(format!(
-            "{}\n--- expected\n{wanted}--- found\n{found}",
-            expected.display()
-        ));
+        failures.push(format!("{}\n--- expected\n{wanted}--- found\n{found}", expected.display()));
     }
 }
 
@@ -94,16 +81,8 @@ fn problems_between_the_files_of_a_folder_are_told_together() {
 fn the_shipped_pipelines_make_a_set() {
     let set = PipelineSet::from_files(shipped()).unwrap_or_else(|problems| panic!("{}", listing(&problems)));
     let names: Vec<&str> = set.iter().map(|pipeline| pipeline.name.as_str()).collect();
-    let expected = [
-        "airlines",
-        "airports",
-        "departments",
-        "flights",
-        "hired_employees",
-        "jobs",
-        "planes",
-        "weather",
-    ];
+    let expected =
+        ["airlines", "airports", "departments", "flights", "hired_employees", "jobs", "planes", "weather"];
     assert_eq!(names, expected);
     let departments = set.writer_of(&"departments".parse().unwrap()).unwrap();
     assert_eq!(departments.name.as_str(), "departments");
@@ -115,9 +94,7 @@ fn the_shipped_pipelines_make_a_set() {
 fn each_shipped_pipeline_has_a_test_case() {
     for (file, _) in shipped() {
         let cases = here().join("cases").join(file.trim_end_matches(".yaml"));
-        let any = fs::read_dir(&cases)
-            .unwrap_or_else(|error| panic!("{}: {error}", cases.display()))
-            .count();
+        let any = fs::read_dir(&cases).unwrap_or_else(|error| panic!("{}: {error}", cases.display())).count();
         assert!(any > 0, "{}", cases.display());
     }
 }
@@ -128,54 +105,27 @@ fn a_full_file_means_what_it_says() {
     let pipeline = Pipeline::parse("hired_employees.yaml", &text).unwrap();
     assert_eq!(pipeline.text, text);
     let Source::Upload(upload) = &pipeline.source;
-    assert_eq!(
-        (upload.max_size_bytes, upload.duplicates),
-        (2 << 30, Duplicates::First)
-    );
+    assert_eq!((upload.max_size_bytes, upload.duplicates), (2 << 30, Duplicates::First));
     let Format::Csv(csv) = &pipeline.format;
-    assert_eq!(
-        (csv.header, csv.delimiter, csv.quote, csv.trim),
-        (Header::None, b',', Some(b'"'), false)
-    );
+    assert_eq!((csv.header, csv.delimiter, csv.quote, csv.trim), (Header::None, b',', Some(b'"'), false));
     assert_eq!(csv.null, ["", "NULL"]);
     assert_eq!(pipeline.columns.len(), 5);
-    assert_eq!(
-        pipeline.columns[1].kind,
-        ColumnType::Text {
-            max_length: Some(200)
-        }
-    );
-    assert_eq!(
-        pipeline.columns[2].kind,
-        ColumnType::Timestamp {
-            formats: vec![],
-            zone: "UTC".into()
-        }
-    );
+    assert_eq!(pipeline.columns[1].kind, ColumnType::Text { max_length: Some(200) });
+    assert_eq!(pipeline.columns[2].kind, ColumnType::Timestamp { formats: vec![], zone: "UTC".into() });
     let reference = pipeline.columns[3].references.as_ref().unwrap();
-    assert_eq!(
-        (reference.table.as_str(), reference.column.as_str()),
-        ("departments", "id")
-    );
+    assert_eq!((reference.table.as_str(), reference.column.as_str()), ("departments", "id"));
     assert_eq!(
         (pipeline.rejects.tolerate, pipeline.rejects.then),
         (Tolerance::Percent(10.0), Then::Continue)
     );
-    let Step::Check(check) = &pipeline.steps[0] else {
-        panic!("{:?}", pipeline.steps)
-    };
-    assert_eq!(
-        (check.name.as_str(), check.otherwise),
-        ("not_in_future", CheckElse::Reject)
-    );
+    let Step::Check(check) = &pipeline.steps[0] else { panic!("{:?}", pipeline.steps) };
+    assert_eq!((check.name.as_str(), check.otherwise), ("not_in_future", CheckElse::Reject));
     let SinkSpec::Table(table) = &pipeline.sinks[0];
     assert_eq!(
         (table.name.as_str(), table.mode, table.key[0].as_str()),
         ("hired_employees", Mode::Upsert, "id")
     );
-    let NoticeTarget::Email { to } = &pipeline.notify[0].target else {
-        panic!("{:?}", pipeline.notify)
-    };
+    let NoticeTarget::Email { to } = &pipeline.notify[0].target else { panic!("{:?}", pipeline.notify) };
     assert_eq!(to, &["{{ sender }}"]);
 }
 
@@ -189,15 +139,9 @@ fn what_is_left_out_has_the_documented_default() {
         (1 << 30, Duplicates::First, false)
     );
     let Format::Csv(csv) = &pipeline.format;
-    assert_eq!(
-        (csv.header, csv.delimiter, csv.quote),
-        (Header::Names, b',', Some(b'"'))
-    );
+    assert_eq!((csv.header, csv.delimiter, csv.quote), (Header::Names, b',', Some(b'"')));
     assert_eq!(csv.null, [""]);
-    assert_eq!(
-        (pipeline.rejects.tolerate, pipeline.rejects.then),
-        (Tolerance::Percent(10.0), Then::Abort)
-    );
+    assert_eq!((pipeline.rejects.tolerate, pipeline.rejects.then), (Tolerance::Percent(10.0), Then::Abort));
     assert!(pipeline.columns[0].required && pipeline.steps.is_empty() && pipeline.notify.is_empty());
     let SinkSpec::Table(table) = &pipeline.sinks[0];
     assert_eq!((table.mode, table.key.len()), (Mode::Append, 0));
@@ -211,17 +155,8 @@ fn texts_of_the_data_stay_as_written_where_yaml_sees_something_else() {
     let Format::Csv(csv) = &pipeline.format;
     assert_eq!(csv.null, ["", "NULL", "~", "0.0", "yes"]);
     assert_eq!((csv.delimiter, csv.quote), (b'\t', None));
-    let ColumnType::Bool {
-        true_texts,
-        false_texts,
-    } = &pipeline.columns[0].kind
-    else {
-        panic!()
-    };
-    assert_eq!(
-        (true_texts.join(" "), false_texts.join(" ")),
-        ("1 on".into(), "0 no".into())
-    );
+    let ColumnType::Bool { true_texts, false_texts } = &pipeline.columns[0].kind else { panic!() };
+    assert_eq!((true_texts.join(" "), false_texts.join(" ")), ("1 on".into(), "0 no".into()));
 }
 
 #[test]
@@ -229,12 +164,7 @@ fn a_byte_order_mark_and_windows_line_ends_are_borne() {
     let text =
         "\u{feff}pipeline: p\r\ncolumns:\r\n  - { name: a, type: txt }\r\nsinks: [{table: {name: t}}]\r\n";
     let problems = Pipeline::parse("p.yaml", text).unwrap_err();
-    assert_eq!(
-        (problems.len(), problems[0].line, problems[0].column),
-        (1, 3, 22),
-        "{}",
-        listing(&problems)
-    );
+    assert_eq!((problems.len(), problems[0].line, problems[0].column), (1, 3, 22), "{}", listing(&problems));
     assert!(Pipeline::parse("p.yaml", &text.replace("txt", "text")).is_ok());
 }
 
@@ -243,10 +173,7 @@ fn a_refusal_never_repeats_a_password() {
     let text = fs::read_to_string(here().join("tests/problems/notices.yaml")).unwrap();
     let problems = listing(&Pipeline::parse("notices.yaml", &text).unwrap_err());
     assert!(text.contains("hunter2") && text.contains("s3cr3t"));
-    assert!(
-        !problems.contains("hunter2") && !problems.contains("s3cr3t"),
-        "{problems}"
-    );
+    assert!(!problems.contains("hunter2") && !problems.contains("s3cr3t"), "{problems}");
 }
 
 #[test]
@@ -275,17 +202,8 @@ fn the_version_changes_with_the_text_alone() {
 fn a_file_that_is_too_large_or_too_deep_is_refused_unread() {
     let large = "x".repeat(FILE_BYTES_MAX + 1);
     let problems = Pipeline::parse("p.yaml", &large).unwrap_err();
-    assert!(
-        problems[0].message.contains("more than the 1048576 allowed"),
-        "{}",
-        problems[0]
-    );
-    for deep in [
-        "[".repeat(100_000),
-        "{a: ".repeat(100_000),
-        "- ".repeat(100_000),
-        "? ".repeat(100_000),
-    ] {
+    assert!(problems[0].message.contains("more than the 1048576 allowed"), "{}", problems[0]);
+    for deep in ["[".repeat(100_000), "{a: ".repeat(100_000), "- ".repeat(100_000), "? ".repeat(100_000)] {
         let problems = Pipeline::parse("p.yaml", &deep).unwrap_err();
         assert_eq!(problems.len(), 1, "{}", listing(&problems));
     }
@@ -295,18 +213,10 @@ fn a_file_that_is_too_large_or_too_deep_is_refused_unread() {
 fn the_schema_is_the_one_that_is_published() {
     let path = here().join("schema.json");
     if std::env::var_os("UPDATE_EXPECTED").is_some() {
-        fs::write(
-            &path,
-            serde_json::to_string_pretty(&json_schema()).unwrap() + "\n",
-        )
-        .unwrap();
+        fs::write(&path, serde_json::to_string_pretty(&json_schema()).unwrap() + "\n").unwrap();
     }
     let published: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
-    assert_eq!(
-        published,
-        json_schema(),
-        "run with UPDATE_EXPECTED=1 and read the difference"
-    );
+    assert_eq!(published, json_schema(), "run with UPDATE_EXPECTED=1 and read the difference");
 }
 
 #[test]
@@ -347,9 +257,7 @@ fn sizes_are_read_in_their_units() {
 
 #[test]
 fn of_very_many_problems_the_first_are_told_and_the_rest_counted() {
-    let columns: String = (0..500)
-        .map(|n| format!("  - {{ name: c{n}, type: nothing }}\n"))
-        .collect();
+    let columns: String = (0..500).map(|n| format!("  - {{ name: c{n}, type: nothing }}\n")).collect();
     let text = format!("pipeline: p\ncolumns:\n{columns}sinks: [{{table: {{name: t}}}}]\n");
     let problems = Pipeline::parse("p.yaml", &text).unwrap_err();
     assert_eq!(problems.len(), 101);

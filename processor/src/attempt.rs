@@ -53,10 +53,7 @@ async fn claim(
     current: &Pipeline,
 ) -> Result<Option<(Claim, Arc<Pipeline>)>> {
     let parts = &shared.parts;
-    let claim = parts
-        .jobs
-        .claim(landed.job_id, &current.version, &parts.worker, Utc::now())
-        .await?;
+    let claim = parts.jobs.claim(landed.job_id, &current.version, &parts.worker, Utc::now()).await?;
     let Some(claim) = claim else { return Ok(None) };
     let pipeline = match &claim.job.pipeline_version {
         Some(version) if *version != current.version => {
@@ -65,12 +62,7 @@ async fn claim(
                 // The sweeper puts the job back.
                 Err(error) if error.retry() != Retry::Never => return Err(error),
                 Err(error) => {
-                    end(
-                        shared,
-                        &claim,
-                        failed(shared, &claim.job, &claim, error, version).await,
-                    )
-                    .await?;
+                    end(shared, &claim, failed(shared, &claim.job, &claim, error, version).await).await?;
                     return Ok(None);
                 }
             }
@@ -93,12 +85,7 @@ async fn wait_for_earlier(shared: &Shared, landed: &LandedData, pipeline: &Pipel
         if shared.stopping.is_cancelled() {
             return Err(Error::Stopping);
         }
-        if !shared
-            .parts
-            .jobs
-            .unfinished_before(&writers, landed.job_id)
-            .await?
-        {
+        if !shared.parts.jobs.unfinished_before(&writers, landed.job_id).await? {
             return Ok(());
         }
         tokio::time::sleep(PAUSE).await;
@@ -107,15 +94,10 @@ async fn wait_for_earlier(shared: &Shared, landed: &LandedData, pipeline: &Pipel
 }
 
 async fn older_version(shared: &Shared, name: &PipelineName, version: &str) -> Result<Arc<Pipeline>> {
-    let text = shared
-        .parts
-        .jobs
-        .pipeline_text(name, version)
-        .await?
-        .ok_or_else(|| Error::Lookup {
-            table: "tidemill_pipelines".to_owned(),
-            message: format!("lost version {version} of pipeline `{name}`"),
-        })?;
+    let text = shared.parts.jobs.pipeline_text(name, version).await?.ok_or_else(|| Error::Lookup {
+        table: "tidemill_pipelines".to_owned(),
+        message: format!("lost version {version} of pipeline `{name}`"),
+    })?;
     let file = format!("{name}.yaml");
     Pipeline::parse(&file, &text).map(Arc::new).map_err(Error::Plan)
 }
@@ -197,23 +179,14 @@ async fn finish(shared: &Shared, claim: &Claim, pipeline: &Pipeline, ended: Ende
     metrics.count(pipeline.name.as_str(), ended.counts);
     let report = ended.report;
     let outcome = match ended.error {
-        None => Outcome::Success {
-            counts: ended.counts,
-            report,
-        },
-        Some(error) => Outcome::Failed {
-            counts: ended.counts,
-            report: Some(report),
-            error: error.to_job_error(),
-        },
+        None => Outcome::Success { counts: ended.counts, report },
+        Some(error) => {
+            Outcome::Failed { counts: ended.counts, report: Some(report), error: error.to_job_error() }
+        }
     };
     metrics.ended(
         pipeline.name.as_str(),
-        if matches!(outcome, Outcome::Success { .. }) {
-            "success"
-        } else {
-            "failed"
-        },
+        if matches!(outcome, Outcome::Success { .. }) { "success" } else { "failed" },
     );
     end(shared, claim, (outcome, ended.rejects)).await
 }
@@ -226,26 +199,14 @@ async fn failed(shared: &Shared, job: &Job, claim: &Claim, error: Error, version
     let mut report = Report::new(job, claim.attempt, version);
     report.error = Some(error.clone());
     let report = report.write(&shared.parts.objects).await.ok();
-    (
-        Outcome::Failed {
-            counts: Counts::default(),
-            report,
-            error,
-        },
-        Vec::new(),
-    )
+    (Outcome::Failed { counts: Counts::default(), report, error }, Vec::new())
 }
 
 /// Writes the end into the job table; tried again until the job table answers or the lease has long passed.
 async fn end(shared: &Shared, claim: &Claim, (outcome, rejects): End) -> Result<()> {
     let mut pause = RETRY_PAUSE.0;
     loop {
-        match shared
-            .parts
-            .jobs
-            .finish(claim, outcome.clone(), rejects.clone())
-            .await
-        {
+        match shared.parts.jobs.finish(claim, outcome.clone(), rejects.clone()).await {
             Ok(true) => {
                 log(&outcome);
                 return Ok(());

@@ -24,11 +24,7 @@ impl Deliveries {
         for table in &plan.tables {
             sink.ensure(table).await?;
         }
-        let mut deliveries = Self {
-            open: Vec::new(),
-            committed: Vec::new(),
-            rows: 0,
-        };
+        let mut deliveries = Self { open: Vec::new(), committed: Vec::new(), rows: 0 };
         for table in &plan.tables {
             match sink.open(table, &commit_key(table, job_id, attempt)).await? {
                 Opened::Committed(row) => deliveries.committed.push(row),
@@ -75,10 +71,5 @@ impl Deliveries {
 }
 
 fn commit_key(table: &TablePlan, job_id: &str, attempt: u32) -> CommitKey {
-    CommitKey {
-        job_id: job_id.to_owned(),
-        sink: table.table.to_string(),
-        chunk: 0,
-        attempt,
-    }
+    CommitKey { job_id: job_id.to_owned(), sink: table.table.to_string(), chunk: 0, attempt }
 }

@@ -30,10 +30,7 @@ impl Engine {
         if let Some(dir) = &limits.spill_dir {
             builder = builder.with_temp_file_path(dir);
         }
-        Ok(Self {
-            runtime: builder.build_arc()?,
-            batch_rows: limits.batch_rows,
-        })
+        Ok(Self { runtime: builder.build_arc()?, batch_rows: limits.batch_rows })
     }
 
     /// A fresh session. One partition: rows keep the order of the file, so that the last of two rows
@@ -48,10 +45,7 @@ impl Engine {
 
     /// Steps may only read: no DDL, DML, COPY or SET.
     pub(crate) fn read_only() -> SQLOptions {
-        SQLOptions::new()
-            .with_allow_ddl(false)
-            .with_allow_dml(false)
-            .with_allow_statements(false)
+        SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false)
     }
 
     /// A condition over the columns of a schema, ready to be evaluated on batches.
@@ -73,9 +67,7 @@ impl Engine {
         let expr = simplifier.simplify(simplifier.coerce(expr, &columns)?)?;
         match expr.get_type(&columns)? {
             DataType::Boolean | DataType::Null => session.create_physical_expr(expr, &columns),
-            other => Err(DataFusionError::Plan(format!(
-                "the condition is of type {other}, not boolean"
-            ))),
+            other => Err(DataFusionError::Plan(format!("the condition is of type {other}, not boolean"))),
         }
     }
 }

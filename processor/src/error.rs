@@ -153,11 +153,7 @@ impl Error {
             message = format!("{message}: {cause}");
             source = cause.source();
         }
-        JobError {
-            code: self.code().to_owned(),
-            message,
-            blame: self.blame(),
-        }
+        JobError { code: self.code().to_owned(), message, blame: self.blame() }
     }
 }
 

@@ -162,10 +162,7 @@ fn decode_all(
 type CompiledCheck = (Check, Arc<dyn PhysicalExpr>);
 
 fn compile(checks: &[Check], engine: &Engine, schema: &SchemaRef) -> Result<Vec<CompiledCheck>> {
-    checks
-        .iter()
-        .map(|check| Ok((check.clone(), engine.condition(&check.condition, schema)?)))
-        .collect()
+    checks.iter().map(|check| Ok((check.clone(), engine.condition(&check.condition, schema)?))).collect()
 }
 
 /// Sorts what the decoder makes into rows and rejects.
@@ -241,10 +238,7 @@ impl Sorting {
             let unmet = unmet(condition.as_ref(), &decoded.batch)?;
             let count = unmet.true_count() as u64;
             if count > 0 && check.otherwise == CheckElse::Fail {
-                return Err(Error::CheckFailed {
-                    check: check.name.to_string(),
-                    rows: count,
-                });
+                return Err(Error::CheckFailed { check: check.name.to_string(), rows: count });
             }
             for row in unmet.values().set_indices() {
                 failed.entry(row).or_default().push(RejectProblem {
@@ -257,20 +251,13 @@ impl Sorting {
         if failed.is_empty() {
             return Ok(decoded.batch);
         }
-        let kept = (0..decoded.batch.num_rows())
-            .map(|row| Some(!failed.contains_key(&row)))
-            .collect();
+        let kept = (0..decoded.batch.num_rows()).map(|row| Some(!failed.contains_key(&row))).collect();
         for (row, problems) in failed {
             let origin = decoded.origins[row];
             let start = (origin.byte_start - decoded.raw_start) as usize;
             let end = ((origin.byte_end - decoded.raw_start) as usize).min(start + self.raw_bytes_max);
             let raw = decoded.raw.slice(start..end);
-            self.refuse(&Reject {
-                origin,
-                stage: "check",
-                problems,
-                raw,
-            })?;
+            self.refuse(&Reject { origin, stage: "check", problems, raw })?;
         }
         filter_record_batch(&decoded.batch, &kept).map_err(|error| Error::Sql(error.to_string()))
     }

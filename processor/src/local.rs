@@ -54,8 +54,5 @@ pub async fn run_local(
     .await;
     let (written, summary) = crate::run::both(delivered, intake).await?;
     let (counts, _) = count(&summary, written);
-    Ok(LocalRun {
-        counts,
-        verdict: judge(pipeline, crate::run::allows_empty(pipeline), &summary),
-    })
+    Ok(LocalRun { counts, verdict: judge(pipeline, crate::run::allows_empty(pipeline), &summary) })
 }

@@ -39,10 +39,7 @@ impl Lookups {
         columns: Option<&[ColumnName]>,
         rows_max: usize,
     ) -> Result<(SchemaRef, Vec<RecordBatch>)> {
-        let problem = |message: String| Error::Lookup {
-            table: table.to_string(),
-            message,
-        };
+        let problem = |message: String| Error::Lookup { table: table.to_string(), message };
         let schema = self.schema(table).await?.ok_or_else(|| {
             problem("is not there yet: send the file of the pipeline that writes it first".to_owned())
         })?;
@@ -55,25 +52,14 @@ impl Lookups {
                 .map_err(|_| {
                     problem(format!(
                         "has no column `{}`",
-                        columns
-                            .iter()
-                            .map(ColumnName::as_str)
-                            .collect::<Vec<_>>()
-                            .join("`, `")
+                        columns.iter().map(ColumnName::as_str).collect::<Vec<_>>().join("`, `")
                     ))
                 })?,
         };
-        let narrow = Arc::new(
-            schema
-                .project(&indices)
-                .map_err(|error| problem(error.to_string()))?,
-        );
+        let narrow = Arc::new(schema.project(&indices).map_err(|error| problem(error.to_string()))?);
         let batches = match self {
             Lookups::Memory(tables) => {
-                let batches = tables
-                    .get(table)
-                    .map(|(_, batches)| batches.as_slice())
-                    .unwrap_or_default();
+                let batches = tables.get(table).map(|(_, batches)| batches.as_slice()).unwrap_or_default();
                 batches
                     .iter()
                     .map(|batch| batch.project(&indices))
@@ -108,11 +94,7 @@ impl Lookups {
     /// The keys of every column that the pipeline's columns refer to.
     pub(crate) async fn references(&self, pipeline: &Pipeline, rows_max: usize) -> Result<References> {
         let mut references = References::new();
-        for reference in pipeline
-            .columns
-            .iter()
-            .filter_map(|column| column.references.as_ref())
-        {
+        for reference in pipeline.columns.iter().filter_map(|column| column.references.as_ref()) {
             if !references.contains_key(reference) {
                 let keys = self.keys(reference, rows_max).await?;
                 references.insert(reference.clone(), Arc::new(keys));
@@ -127,9 +109,7 @@ impl Lookups {
         let columns = batches.iter().map(|batch| batch.column(0));
         match schema.field(0).data_type() {
             DataType::Int64 => Ok(KnownKeys::Int64(
-                columns
-                    .flat_map(|keys| keys.as_primitive::<Int64Type>().iter().flatten())
-                    .collect(),
+                columns.flat_map(|keys| keys.as_primitive::<Int64Type>().iter().flatten()).collect(),
             )),
             DataType::Utf8 => Ok(KnownKeys::Text(
                 columns

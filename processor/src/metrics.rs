@@ -25,34 +25,20 @@ impl Metrics {
             &["pipeline", "outcome"],
         )?;
         let jobs = IntCounterVec::new(
-            Opts::new(
-                "tidemill_job_attempts_total",
-                "Attempts by pipeline and how they ended.",
-            ),
+            Opts::new("tidemill_job_attempts_total", "Attempts by pipeline and how they ended."),
             &["pipeline", "outcome"],
         )?;
         let stages = HistogramVec::new(
-            HistogramOpts::new(
-                "tidemill_stage_duration_seconds",
-                "Wall time of the stages of a job.",
-            )
-            .buckets(exponential_buckets(0.001, 2.0, 20)?),
+            HistogramOpts::new("tidemill_stage_duration_seconds", "Wall time of the stages of a job.")
+                .buckets(exponential_buckets(0.001, 2.0, 20)?),
             &["pipeline", "stage"],
         )?;
-        let running = IntGauge::new(
-            "tidemill_processor_running_jobs",
-            "Jobs that this processor works on.",
-        )?;
+        let running = IntGauge::new("tidemill_processor_running_jobs", "Jobs that this processor works on.")?;
         registry.register(Box::new(rows.clone()))?;
         registry.register(Box::new(jobs.clone()))?;
         registry.register(Box::new(stages.clone()))?;
         registry.register(Box::new(running.clone()))?;
-        Ok(Self {
-            rows,
-            jobs,
-            stages,
-            running,
-        })
+        Ok(Self { rows, jobs, stages, running })
     }
 
     pub(crate) fn count(&self, pipeline: &str, counts: Counts) {
@@ -71,9 +57,7 @@ impl Metrics {
     }
 
     pub(crate) fn stage(&self, pipeline: &str, stage: &str, took: Duration) {
-        self.stages
-            .with_label_values(&[pipeline, stage])
-            .observe(took.as_secs_f64());
+        self.stages.with_label_values(&[pipeline, stage]).observe(took.as_secs_f64());
     }
 
     pub(crate) fn running(&self) -> &IntGauge {

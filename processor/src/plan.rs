@@ -52,13 +52,7 @@ pub async fn plan(
     set: &PipelineSet,
     lookups: Option<&Lookups>,
 ) -> Result<Plan> {
-    let mut planner = Planner {
-        engine,
-        set,
-        lookups,
-        pipeline,
-        problems: Vec::new(),
-    };
+    let mut planner = Planner { engine, set, lookups, pipeline, problems: Vec::new() };
     let plan = planner.plan(0).await?;
     match plan {
         Some(plan) if planner.problems.is_empty() => Ok(plan),
@@ -137,12 +131,7 @@ impl Planner<'_> {
             .filter_map(|(index, SinkSpec::Table(sink))| self.table(index, sink, &output, &lengths))
             .collect();
         let output = self.non_null_keys(output);
-        Ok(Some(Plan {
-            record_checks,
-            stages,
-            output,
-            tables,
-        }))
+        Ok(Some(Plan { record_checks, stages, output, tables }))
     }
 
     /// The outer error is of the lookups' database, the inner one of the SQL.
@@ -184,11 +173,7 @@ impl Planner<'_> {
         if depth >= LOOKUP_DEPTH_MAX || writer.name == self.pipeline.name {
             return Ok(None);
         }
-        let mut planner = Planner {
-            pipeline: writer,
-            problems: Vec::new(),
-            ..*self
-        };
+        let mut planner = Planner { pipeline: writer, problems: Vec::new(), ..*self };
         let plan = Box::pin(planner.plan(depth + 1)).await?;
         Ok(plan.map(|plan| plan.output))
     }
@@ -214,10 +199,8 @@ impl Planner<'_> {
                 Some(kind) => fields.push(Field::new(name, kind, field.is_nullable())),
                 None => {
                     let help = format!("cast it in the last sql step: `CAST({name} AS VARCHAR) AS {name}`");
-                    let message = format!(
-                        "column `{name}` is of type {}, which no sink stores",
-                        field.data_type()
-                    );
+                    let message =
+                        format!("column `{name}` is of type {}, which no sink stores", field.data_type());
                     self.sink_problem(message, Some(help));
                 }
             }
@@ -235,15 +218,8 @@ impl Planner<'_> {
         let before = self.problems.len();
         for key in &sink.key {
             if output.index_of(key.as_str()).is_err() {
-                let message = format!(
-                    "key column `{key}` of table `{}` is not made by the steps",
-                    sink.name
-                );
-                self.problem_at(
-                    &format!("sinks[{index}].table.key"),
-                    message,
-                    columns_help(output),
-                );
+                let message = format!("key column `{key}` of table `{}` is not made by the steps", sink.name);
+                self.problem_at(&format!("sinks[{index}].table.key"), message, columns_help(output));
             }
         }
         if self.problems.len() > before {
@@ -256,20 +232,10 @@ impl Planner<'_> {
                 let name: ColumnName = field.name().parse().ok()?;
                 let nullable = field.is_nullable() && !sink.key.contains(&name);
                 let max_length = lengths.get(field.name()).copied();
-                Some(TableColumn {
-                    name,
-                    kind: field.data_type().clone(),
-                    nullable,
-                    max_length,
-                })
+                Some(TableColumn { name, kind: field.data_type().clone(), nullable, max_length })
             })
             .collect();
-        Some(TablePlan {
-            table: sink.name.clone(),
-            columns,
-            key: sink.key.clone(),
-            mode: sink.mode,
-        })
+        Some(TablePlan { table: sink.name.clone(), columns, key: sink.key.clone(), mode: sink.mode })
     }
 
     /// A key is never null, whatever the SQL says of it.
@@ -329,10 +295,7 @@ pub(crate) fn referenced_tables(
 
 /// The tables other than `input` that a pipeline looks into, by references and by SQL.
 pub(crate) fn tables_read(engine: &Engine, pipeline: &Pipeline) -> Vec<TableName> {
-    let references = pipeline
-        .columns
-        .iter()
-        .filter_map(|column| column.references.as_ref());
+    let references = pipeline.columns.iter().filter_map(|column| column.references.as_ref());
     let mut tables: Vec<_> = references.map(|reference| reference.table.clone()).collect();
     for step in &pipeline.steps {
         if let Step::Sql(sql) = step {
@@ -382,9 +345,7 @@ fn declared_lengths(pipeline: &Pipeline) -> HashMap<String, u32> {
         .columns
         .iter()
         .filter_map(|column| match column.kind {
-            ColumnType::Text {
-                max_length: Some(length),
-            } => Some((column.name.to_string(), length)),
+            ColumnType::Text { max_length: Some(length) } => Some((column.name.to_string(), length)),
             _ => None,
         })
         .collect()
@@ -393,10 +354,7 @@ fn declared_lengths(pipeline: &Pipeline) -> HashMap<String, u32> {
 /// The longest values of the result, where the last projection hands a column on as it is or trimmed.
 fn kept_lengths(plan: &LogicalPlan, lengths: &HashMap<String, u32>) -> HashMap<String, u32> {
     let known = |column: &PlanColumn| {
-        let of_input = column
-            .relation
-            .as_ref()
-            .is_some_and(|relation| relation.table() == INPUT);
+        let of_input = column.relation.as_ref().is_some_and(|relation| relation.table() == INPUT);
         of_input.then(|| lengths.get(&column.name).copied()).flatten()
     };
     let mut kept = HashMap::new();
@@ -422,19 +380,12 @@ fn text_source(expr: &Expr) -> Option<&PlanColumn> {
 }
 
 fn columns_help(schema: &SchemaRef) -> Option<String> {
-    let names: Vec<_> = schema
-        .fields()
-        .iter()
-        .map(|field| field.name().as_str())
-        .collect();
+    let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     Some(format!("the columns are {}", names.join(", ")))
 }
 
 fn words(error: &DataFusionError) -> String {
     let text = error.strip_backtrace();
-    let text = text
-        .strip_prefix("Error during planning: ")
-        .unwrap_or(&text)
-        .trim();
+    let text = text.strip_prefix("Error during planning: ").unwrap_or(&text).trim();
     text.lines().next().unwrap_or(text).to_owned()
 }

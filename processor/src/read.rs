@@ -24,11 +24,7 @@ pub(crate) fn read_objects(
                     key: key.clone(),
                     source: error.into(),
                 })?;
-                let failed = move |source| Error::Objects {
-                    action: "read",
-                    key: key.clone(),
-                    source,
-                };
+                let failed = move |source| Error::Objects { action: "read", key: key.clone(), source };
                 let object = objects.get(&path).await.map_err(&failed)?;
                 Ok::<_, Error>(object.into_stream().map_err(failed))
             }

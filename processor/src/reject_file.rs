@@ -29,17 +29,13 @@ impl RejectFile {
     pub(crate) fn start(objects: Arc<dyn ObjectStore>, key: String) -> (Self, TakeReject) {
         let (send, receive) = mpsc::channel(CHUNKS_MAX);
         let upload = tokio::spawn(upload(objects, key, receive));
-        let mut buffer = Buffer {
-            writer: RejectWriter::new(),
-            send,
-        };
+        let mut buffer = Buffer { writer: RejectWriter::new(), send };
         let take = Box::new(move |reject: &Reject| {
             buffer.writer.write(reject)?;
             match buffer.writer.take_chunk() {
-                Some(chunk) => buffer
-                    .send
-                    .blocking_send(chunk)
-                    .map_err(|_| Error::Broken("the upload of rejects")),
+                Some(chunk) => {
+                    buffer.send.blocking_send(chunk).map_err(|_| Error::Broken("the upload of rejects"))
+                }
                 None => Ok(()),
             }
         });
@@ -48,9 +44,7 @@ impl RejectFile {
 
     /// Waits until the object is there; false when there was no reject and so no object.
     pub(crate) async fn finish(self) -> Result<bool> {
-        self.upload
-            .await
-            .map_err(|_| Error::Broken("the upload of rejects"))?
+        self.upload.await.map_err(|_| Error::Broken("the upload of rejects"))?
     }
 }
 
@@ -77,10 +71,7 @@ async fn upload(
     let failed = |error: std::io::Error| Error::Objects {
         action: "write",
         key: key.clone(),
-        source: object_store::Error::Generic {
-            store: "rejects",
-            source: error.into(),
-        },
+        source: object_store::Error::Generic { store: "rejects", source: error.into() },
     };
     let Some(first) = chunks.recv().await else {
         return Ok(false);

@@ -92,39 +92,24 @@ impl Report {
         self.reported_at = Utc::now();
         let key = report_key(self.job_id, self.attempt);
         let bytes = serde_json::to_vec_pretty(self).map_err(|error| Error::Sql(error.to_string()))?;
-        objects
-            .put(&Path::from(key.as_str()), bytes.into())
-            .await
-            .map_err(|source| Error::Objects {
-                action: "write",
-                key: key.clone(),
-                source,
-            })?;
+        objects.put(&Path::from(key.as_str()), bytes.into()).await.map_err(|source| Error::Objects {
+            action: "write",
+            key: key.clone(),
+            source,
+        })?;
         Ok(key)
     }
 
     /// Reads the report of an attempt.
     pub async fn read(objects: &Arc<dyn ObjectStore>, job: JobId, attempt: u32) -> Result<Self> {
         let key = report_key(job, attempt);
-        let failed = |source| Error::Objects {
-            action: "read",
-            key: key.clone(),
-            source,
-        };
-        let bytes = objects
-            .get(&Path::from(key.as_str()))
-            .await
-            .map_err(failed)?
-            .bytes()
-            .await
-            .map_err(failed)?;
+        let failed = |source| Error::Objects { action: "read", key: key.clone(), source };
+        let bytes =
+            objects.get(&Path::from(key.as_str())).await.map_err(failed)?.bytes().await.map_err(failed)?;
         serde_json::from_slice(&bytes).map_err(|error| Error::Objects {
             action: "understand",
             key,
-            source: object_store::Error::Generic {
-                store: "report",
-                source: error.into(),
-            },
+            source: object_store::Error::Generic { store: "report", source: error.into() },
         })
     }
 }

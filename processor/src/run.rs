@@ -51,15 +51,8 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     let bytes = read_objects(Arc::clone(&parts.objects), job.files_to_process.clone());
     let (reject_file, take_reject) =
         RejectFile::start(Arc::clone(&parts.objects), rejects_key(job.job_id, attempt));
-    let (intake, rows) = Intake::start(
-        bytes,
-        pipeline,
-        &plan,
-        &shared.engine,
-        references,
-        &parts.limits,
-        take_reject,
-    )?;
+    let (intake, rows) =
+        Intake::start(bytes, pipeline, &plan, &shared.engine, references, &parts.limits, take_reject)?;
     let delivered = stream(shared, &plan, &lookups, rows, &mut deliveries).await;
     let (rows, summary) = both(delivered, intake).await?;
     let has_rejects = reject_file.finish().await?;
@@ -84,12 +77,7 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
         Some(_) => deliveries.rollback().await?,
     }
     shared.stage(pipeline, "commit", committing);
-    Ok(Ended {
-        counts: report.counts,
-        report: key,
-        rejects: summary.samples,
-        error,
-    })
+    Ok(Ended { counts: report.counts, report: key, rejects: summary.samples, error })
 }
 
 /// An earlier attempt committed and then died: its report, written before its commit, says the rest.
@@ -140,14 +128,8 @@ fn describe(
     report.rejects_by_code = summary.by_code.clone();
     report.rejects = summary.samples.clone();
     report.over_error_budget = !within_budget(&pipeline.rejects, summary);
-    report.tables = plan
-        .tables
-        .iter()
-        .map(|table| TableRows {
-            table: table.table.to_string(),
-            rows,
-        })
-        .collect();
+    report.tables =
+        plan.tables.iter().map(|table| TableRows { table: table.table.to_string(), rows }).collect();
     report
 }
 

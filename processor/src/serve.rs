@@ -65,9 +65,7 @@ pub(crate) struct Shared {
 
 impl Shared {
     pub(crate) fn stage(&self, pipeline: &Pipeline, stage: &str, since: Instant) {
-        self.parts
-            .metrics
-            .stage(pipeline.name.as_str(), stage, since.elapsed());
+        self.parts.metrics.stage(pipeline.name.as_str(), stage, since.elapsed());
     }
 
     /// The pipelines that write the tables this one looks into.
@@ -88,10 +86,7 @@ impl Shared {
 pub async fn serve(parts: ProcessorParts, shutdown: CancellationToken) -> Result<()> {
     parts.sink.migrate().await?;
     for pipeline in parts.pipelines.iter() {
-        parts
-            .jobs
-            .save_pipeline(&pipeline.name, &pipeline.version, &pipeline.text)
-            .await?;
+        parts.jobs.save_pipeline(&pipeline.name, &pipeline.version, &pipeline.text).await?;
     }
     let engine = Engine::new(&parts.limits)?;
     let mut subscription = parts.log.subscribe(Topic::Landed, GROUP).await?;
@@ -102,10 +97,7 @@ pub async fn serve(parts: ProcessorParts, shutdown: CancellationToken) -> Result
         stopping: shutdown.clone(),
         aborting: CancellationToken::new(),
     };
-    info!(
-        concurrency = shared.parts.limits.concurrency,
-        "processor takes jobs"
-    );
+    info!(concurrency = shared.parts.limits.concurrency, "processor takes jobs");
     let mut running = JoinSet::new();
     consume(&shared, subscription.as_mut(), &mut running, &shutdown).await;
     drain(&shared, subscription.as_mut(), &mut running).await;
@@ -197,10 +189,7 @@ async fn drain(shared: &Shared, subscription: &mut dyn Subscription, running: &m
         }
     };
     if tokio::time::timeout(HAND_BACK, handed_back).await.is_err() {
-        warn!(
-            jobs = running.len(),
-            "not handed back in time; the sweeper puts these jobs back"
-        );
+        warn!(jobs = running.len(), "not handed back in time; the sweeper puts these jobs back");
         running.abort_all();
     }
 }

@@ -59,16 +59,10 @@ async fn sql_step(
     let session = engine.session();
     for table in referenced_tables(&session, sql)? {
         let (schema, batches) = lookups.load(&table, None, limits.lookup_rows_max).await?;
-        session.register_table(
-            table.as_str(),
-            Arc::new(MemTable::try_new(schema, vec![batches])?),
-        )?;
+        session.register_table(table.as_str(), Arc::new(MemTable::try_new(schema, vec![batches])?))?;
     }
     let schema = rows.schema();
-    let input = Arc::new(Input {
-        schema: Arc::clone(&schema),
-        rows: Mutex::new(Rows::Once(Some(rows))),
-    });
+    let input = Arc::new(Input { schema: Arc::clone(&schema), rows: Mutex::new(Rows::Once(Some(rows))) });
     let source: Arc<dyn PartitionStream> = Arc::clone(&input) as _;
     session.register_table(INPUT, Arc::new(StreamingTable::try_new(schema, vec![source])?))?;
     let plan = logical_plan(&session, sql).await?;
@@ -197,11 +191,7 @@ fn check_step(
         let unmet = unmet(condition.as_ref(), &batch)?.true_count() as u64;
         match unmet {
             0 => Ok(batch),
-            rows => Err(Error::CheckFailed {
-                check: name.clone(),
-                rows,
-            }
-            .into()),
+            rows => Err(Error::CheckFailed { check: name.clone(), rows }.into()),
         }
     });
     Ok(Box::pin(RecordBatchStreamAdapter::new(schema, checked)))
@@ -225,10 +215,7 @@ fn shape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     if batch.schema().fields() == schema.fields() {
         return Ok(batch.clone());
     }
-    let options = CastOptions {
-        safe: false,
-        ..CastOptions::default()
-    };
+    let options = CastOptions { safe: false, ..CastOptions::default() };
     let mut columns = Vec::with_capacity(batch.num_columns());
     for (column, field) in batch.columns().iter().zip(schema.fields()) {
         let problem = |error: String| Error::Sql(format!("column `{}`: {error}", field.name()));
@@ -261,8 +248,6 @@ struct Received(tokio::sync::mpsc::Receiver<Result<RecordBatch>>);
 impl Stream for Received {
     type Item = Result<RecordBatch, DataFusionError>;
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.0
-            .poll_recv(context)
-            .map(|item| item.map(|batch| batch.map_err(Into::into)))
+        self.0.poll_recv(context).map(|item| item.map(|batch| batch.map_err(Into::into)))
     }
 }

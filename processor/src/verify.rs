@@ -65,9 +65,7 @@ pub async fn verify(
         JobStatus::Success | JobStatus::Downloaded => {
             let attempt = ledger.iter().map(|row| row.key.attempt).max();
             let Some(attempt) = attempt else {
-                found
-                    .differences
-                    .push("the ledger has no commit of this job".to_owned());
+                found.differences.push("the ledger has no commit of this job".to_owned());
                 return Ok(found);
             };
             let report = Report::read(objects, job.job_id, attempt).await?;
@@ -79,9 +77,7 @@ pub async fn verify(
             compare(&mut found, &report);
         }
         _ if !ledger.is_empty() => {
-            found
-                .differences
-                .push("the job did not succeed, yet the ledger has a commit of it".to_owned());
+            found.differences.push("the job did not succeed, yet the ledger has a commit of it".to_owned());
         }
         _ => {}
     }
@@ -95,11 +91,7 @@ fn compare(found: &mut Verification, report: &Report) {
             found.differences.push(format!("{what}: {left} and {right}"));
         }
     };
-    differ(
-        "records in the object and in the job table",
-        found.records_in_object,
-        recorded.records_in,
-    );
+    differ("records in the object and in the job table", found.records_in_object, recorded.records_in);
     differ(
         "records in the rejects and in the job table",
         found.records_in_rejects,
@@ -122,9 +114,7 @@ fn compare(found: &mut Verification, report: &Report) {
         .iter()
         .filter(|table| !found.rows_in_ledger.iter().any(|(name, _)| *name == table.table));
     for table in missing {
-        found
-            .differences
-            .push(format!("the ledger has no commit for table `{}`", table.table));
+        found.differences.push(format!("the ledger has no commit for table `{}`", table.table));
     }
 }
 
@@ -139,22 +129,12 @@ async fn count_records(
     let mut bare = pipeline.clone();
     bare.steps.clear();
     bare.sinks.clear();
-    bare.columns
-        .iter_mut()
-        .for_each(|column| column.references = None);
+    bare.columns.iter_mut().for_each(|column| column.references = None);
     let input = read_objects(Arc::clone(objects), job.files_to_process.clone());
     let input = input.map_err(std::io::Error::other);
     let lookups = Lookups::Memory(Default::default());
-    let ran = run_local(
-        &bare,
-        set,
-        &lookups,
-        limits,
-        Box::pin(input),
-        &mut |_| Ok(()),
-        Box::new(|_| Ok(())),
-    )
-    .await?;
+    let ran = run_local(&bare, set, &lookups, limits, Box::pin(input), &mut |_| Ok(()), Box::new(|_| Ok(())))
+        .await?;
     Ok(ran.counts.records_in)
 }
 

@@ -2,11 +2,7 @@
 //! `<case>.expected`. A new case needs no Rust: write the first two files, run the tests with
 //! `UPDATE_EXPECTED=1`, and read what they wrote.
 
-#![allow(
-    clippy::unwrap_used,
-    clippy::panic,
-    reason = "a test that cannot go on has failed"
-)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that cannot go on has failed")]
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -24,11 +20,7 @@ use tidemill_processor::decode::{
 };
 
 /// Small, so that small files meet them.
-const LIMITS: DecodeLimits = DecodeLimits {
-    record_bytes_max: 200,
-    raw_bytes_max: 60,
-    batch_rows: 3,
-};
+const LIMITS: DecodeLimits = DecodeLimits { record_bytes_max: 200, raw_bytes_max: 60, batch_rows: 3 };
 
 #[derive(Default)]
 struct Collected {
@@ -89,12 +81,8 @@ fn references(pipeline: &Pipeline) -> References {
         "codes.code" => KnownKeys::Text(["aa", "bb"].map(str::to_owned).into()),
         other => panic!("no case knows the keys of {other}"),
     };
-    let all = pipeline
-        .columns
-        .iter()
-        .filter_map(|column| column.references.clone());
-    all.map(|to| (to.clone(), Arc::new(known(format!("{}.{}", to.table, to.column)))))
-        .collect()
+    let all = pipeline.columns.iter().filter_map(|column| column.references.clone());
+    all.map(|to| (to.clone(), Arc::new(known(format!("{}.{}", to.table, to.column))))).collect()
 }
 
 fn told(result: Result<(Collected, DecodeSummary), DecodeError>) -> String {
@@ -102,13 +90,7 @@ fn told(result: Result<(Collected, DecodeSummary), DecodeError>) -> String {
         Ok(decoded) => decoded,
         Err(error) => return format!("error {} ({}): {error}\n", error.code(), error.blame().as_str()),
     };
-    let DecodeSummary {
-        records_in,
-        good,
-        rejected,
-        empty,
-        ..
-    } = summary;
+    let DecodeSummary { records_in, good, rejected, empty, .. } = summary;
     let mut text = format!(
         "{records_in} records: {good} good, {rejected} rejected{}\n",
         if empty { ", empty" } else { "" }
@@ -119,12 +101,8 @@ fn told(result: Result<(Collected, DecodeSummary), DecodeError>) -> String {
     for reject in &out.rejects {
         let origin = reject.origin;
         let raw = String::from_utf8_lossy(&reject.raw);
-        writeln!(
-            text,
-            "reject {}, bytes {} to {}: {raw:?}",
-            origin.line, origin.byte_start, origin.byte_end
-        )
-        .unwrap();
+        writeln!(text, "reject {}, bytes {} to {}: {raw:?}", origin.line, origin.byte_start, origin.byte_end)
+            .unwrap();
         for problem in &reject.problems {
             let column = problem.column.as_deref().unwrap_or("-");
             writeln!(text, "  {column} {}: {}", problem.code, problem.message).unwrap();
@@ -135,12 +113,9 @@ fn told(result: Result<(Collected, DecodeSummary), DecodeError>) -> String {
 
 fn cases() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decode");
-    let files = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
-    let mut cases: Vec<PathBuf> = files
-        .filter(|file| file.extension().is_some_and(|end| end == "csv"))
-        .collect();
+    let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    let mut cases: Vec<PathBuf> =
+        files.filter(|file| file.extension().is_some_and(|end| end == "csv")).collect();
     cases.sort();
     cases
 }
@@ -152,12 +127,7 @@ fn each_case_gives_what_is_expected() {
     assert!(cases.len() >= 20, "only {} cases were found", cases.len());
     for case in cases {
         let pipeline = pipeline(&case.with_extension("yaml"));
-        let result = decode(
-            &pipeline,
-            references(&pipeline),
-            LIMITS,
-            std::fs::read(&case).unwrap(),
-        );
+        let result = decode(&pipeline, references(&pipeline), LIMITS, std::fs::read(&case).unwrap());
         let (found, file) = (told(result), case.with_extension("expected"));
         if std::env::var_os("UPDATE_EXPECTED").is_some() {
             std::fs::write(&file, &found).unwrap();
@@ -170,9 +140,7 @@ fn each_case_gives_what_is_expected() {
 }
 
 fn data(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../examples/data")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/data").join(name)
 }
 
 fn shipped(name: &str) -> Pipeline {
@@ -181,16 +149,8 @@ fn shipped(name: &str) -> Pipeline {
 }
 
 fn ids(file: &str) -> KnownKeys {
-    let mut reader = csv::ReaderBuilder::new()
-        .has_headers(false)
-        .from_path(data(file))
-        .unwrap();
-    KnownKeys::Int64(
-        reader
-            .records()
-            .map(|record| record.unwrap()[0].parse().unwrap())
-            .collect(),
-    )
+    let mut reader = csv::ReaderBuilder::new().has_headers(false).from_path(data(file)).unwrap();
+    KnownKeys::Int64(reader.records().map(|record| record.unwrap()[0].parse().unwrap()).collect())
 }
 
 #[test]
@@ -200,31 +160,17 @@ fn the_employees_are_refused_exactly_as_expected() {
         ("departments", ids("employees/departments.csv")),
         ("jobs", ids("employees/jobs.csv")),
     ]);
-    let wanted = pipeline
-        .columns
-        .iter()
-        .filter_map(|column| column.references.clone());
-    let references = wanted
-        .map(|to| (to.clone(), Arc::new(known[to.table.as_str()].clone())))
-        .collect();
+    let wanted = pipeline.columns.iter().filter_map(|column| column.references.clone());
+    let references = wanted.map(|to| (to.clone(), Arc::new(known[to.table.as_str()].clone()))).collect();
     let bytes = std::fs::read(data("employees/hired_employees.csv")).unwrap();
     let (out, summary) = decode(&pipeline, references, DecodeLimits::default(), bytes).unwrap();
     let mut found = "line,column,reason\n".to_owned();
     for reject in &out.rejects {
         let problem = &reject.problems[0];
-        writeln!(
-            found,
-            "{},{},{}",
-            reject.origin.line,
-            problem.column.as_deref().unwrap(),
-            problem.code
-        )
-        .unwrap();
+        writeln!(found, "{},{},{}", reject.origin.line, problem.column.as_deref().unwrap(), problem.code)
+            .unwrap();
     }
-    assert_eq!(
-        found,
-        std::fs::read_to_string(data("employees/expected/rejects.csv")).unwrap()
-    );
+    assert_eq!(found, std::fs::read_to_string(data("employees/expected/rejects.csv")).unwrap());
     assert_eq!((summary.records_in, summary.good), (2000, 1926));
 }
 
@@ -234,9 +180,7 @@ fn rejects_are_written_as_csv_that_says_all() {
     let bytes = b"=1+1,a,1\n@x,\"say \"\"no\"\"\",1\n".to_vec();
     let (out, _) = decode(&pipeline, HashMap::new(), DecodeLimits::default(), bytes).unwrap();
     let mut writer = RejectWriter::new();
-    out.rejects
-        .iter()
-        .for_each(|reject| writer.write(reject).unwrap());
+    out.rejects.iter().for_each(|reject| writer.write(reject).unwrap());
     let text = String::from_utf8(writer.finish().to_vec()).unwrap();
     let expected = concat!(
         "line,byte_start,byte_end,column,stage,code,message,problems,raw\n",
@@ -268,23 +212,12 @@ fn the_weather_comes_in_whole_with_all_its_digits() {
     let (out, summary) = decode(&pipeline, HashMap::new(), DecodeLimits::default(), bytes.clone()).unwrap();
     assert_eq!((summary.records_in, out.rejects.len()), (26_115, 0));
     let mut reader = csv::Reader::from_reader(&bytes[..]);
-    let temp = reader
-        .headers()
-        .unwrap()
-        .iter()
-        .position(|name| name == "temp")
-        .unwrap();
-    let place = pipeline
-        .columns
-        .iter()
-        .position(|column| column.name.as_str() == "temp")
-        .unwrap();
+    let temp = reader.headers().unwrap().iter().position(|name| name == "temp").unwrap();
+    let place = pipeline.columns.iter().position(|column| column.name.as_str() == "temp").unwrap();
     for (record, (_, row)) in reader.records().zip(&out.rows) {
         let expected: Option<f64> = record.unwrap()[temp].parse().ok();
-        let found: Option<f64> = row
-            .split(' ')
-            .nth(place)
-            .and_then(|value| value.trim_matches('"').parse().ok());
+        let found: Option<f64> =
+            row.split(' ').nth(place).and_then(|value| value.trim_matches('"').parse().ok());
         assert_eq!(found, expected);
     }
 }

@@ -27,8 +27,7 @@ impl DecodeOutput for Counted {
     }
 
     fn reject(&mut self, reject: Reject) -> Result<(), Stopped> {
-        self.rejects
-            .push((reject.problems[0].code.clone(), reject.raw.len()));
+        self.rejects.push((reject.problems[0].code.clone(), reject.raw.len()));
         Ok(())
     }
 }
@@ -47,19 +46,9 @@ fn decode(begin: &'static str, byte: u8) -> Counted {
         required: false,
         references: None,
     };
-    let format = CsvFormat {
-        header: Header::None,
-        delimiter: b',',
-        quote: Some(b'"'),
-        null: vec![],
-        trim: false,
-    };
-    let mut decoder = Decoder::new(
-        &format,
-        &[text("a"), text("b")],
-        HashMap::new(),
-        DecodeLimits::default(),
-    );
+    let format =
+        CsvFormat { header: Header::None, delimiter: b',', quote: Some(b'"'), null: vec![], trim: false };
+    let mut decoder = Decoder::new(&format, &[text("a"), text("b")], HashMap::new(), DecodeLimits::default());
     let mut out = Counted::default();
     decoder.feed(Bytes::from("good,1\n"), &mut out).unwrap();
     decoder.feed(Bytes::from(begin), &mut out).unwrap();
@@ -79,15 +68,8 @@ fn a_line_of_a_hundred_megabytes_is_refused_in_bounded_memory() {
     for (begin, byte) in [("x", b'x'), ("\"", b'x'), ("", b','), ("a,\"", b'"')] {
         let out = decode(begin, byte);
         assert_eq!(out.rows, 2, "{begin:?}");
-        assert_eq!(
-            out.rejects,
-            [("record_too_long".to_owned(), 64 * 1024)],
-            "{begin:?}"
-        );
+        assert_eq!(out.rejects, [("record_too_long".to_owned(), 64 * 1024)], "{begin:?}");
     }
     let grown = peak_bytes() - before;
-    assert!(
-        grown < GROWTH_BYTES_MAX,
-        "the peak of memory grew by {grown} bytes"
-    );
+    assert!(grown < GROWTH_BYTES_MAX, "the peak of memory grew by {grown} bytes");
 }

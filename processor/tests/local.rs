@@ -29,21 +29,12 @@ struct Outcome {
 fn set(yaml: &str) -> PipelineSet {
     let text = format!("pipeline: people\n{COLUMNS}{yaml}");
     let places = "pipeline: places\ncolumns:\n  - { name: code, type: text, max_length: 2 }\n  - { name: place, type: text }\nsinks: [{ table: { name: places } }]\n";
-    PipelineSet::from_files(vec![
-        ("people.yaml".into(), text),
-        ("places.yaml".into(), places.into()),
-    ])
-    .unwrap()
+    PipelineSet::from_files(vec![("people.yaml".into(), text), ("places.yaml".into(), places.into())])
+        .unwrap()
 }
 
 async fn run(yaml: &str, csv: &str) -> Outcome {
-    run_with(
-        yaml,
-        csv,
-        Lookups::Memory(HashMap::new()),
-        ProcessorLimits::default(),
-    )
-    .await
+    run_with(yaml, csv, Lookups::Memory(HashMap::new()), ProcessorLimits::default()).await
 }
 
 async fn run_with(yaml: &str, csv: &str, lookups: Lookups, limits: ProcessorLimits) -> Outcome {
@@ -70,11 +61,7 @@ async fn run_with(yaml: &str, csv: &str, lookups: Lookups, limits: ProcessorLimi
     )
     .await;
     let rows = pretty_format_batches(&batches).unwrap().to_string();
-    Outcome {
-        run,
-        rows,
-        rejects: rejects.lock().unwrap().clone(),
-    }
+    Outcome { run, rows, rejects: rejects.lock().unwrap().clone() }
 }
 
 const SINK: &str = "sinks: [{ table: { name: people } }]\n";
@@ -87,10 +74,7 @@ async fn rows_pass_through_when_there_are_no_steps() {
         "+----+------+\n| id | name |\n+----+------+\n| 1  | Ann  |\n| 2  |      |\n+----+------+"
     );
     let counts = out.run.unwrap().counts;
-    assert_eq!(
-        (counts.records_in, counts.records_written, counts.records_filtered),
-        (2, 2, 0)
-    );
+    assert_eq!((counts.records_in, counts.records_written, counts.records_filtered), (2, 2, 0));
 }
 
 #[tokio::test]
@@ -100,53 +84,26 @@ async fn sql_steps_follow_on_one_another_and_filtered_records_are_counted() {
          - sql: \"SELECT id + 1 AS id, name FROM input\"\n{SINK}"
     );
     let out = run(&yaml, "id,name\n1,a\n2,b\n3,c\n").await;
-    assert!(
-        out.rows.contains("| 21 | B    |") && out.rows.contains("| 31 | C    |"),
-        "{}",
-        out.rows
-    );
+    assert!(out.rows.contains("| 21 | B    |") && out.rows.contains("| 31 | C    |"), "{}", out.rows);
     let counts = out.run.unwrap().counts;
-    assert_eq!(
-        (counts.records_in, counts.records_written, counts.records_filtered),
-        (3, 2, 1)
-    );
+    assert_eq!((counts.records_in, counts.records_written, counts.records_filtered), (3, 2, 1));
 }
 
 #[tokio::test]
 async fn a_step_may_read_its_input_twice() {
     let sql = "SELECT a.id, b.name FROM input a JOIN input b ON a.id = b.id + 1 ORDER BY a.id";
-    let out = run(
-        &format!("steps:\n  - sql: \"{sql}\"\n{SINK}"),
-        "id,name\n1,a\n2,b\n3,c\n",
-    )
-    .await;
-    assert!(
-        out.rows.contains("| 2  | a    |") && out.rows.contains("| 3  | b    |"),
-        "{}",
-        out.rows
-    );
+    let out = run(&format!("steps:\n  - sql: \"{sql}\"\n{SINK}"), "id,name\n1,a\n2,b\n3,c\n").await;
+    assert!(out.rows.contains("| 2  | a    |") && out.rows.contains("| 3  | b    |"), "{}", out.rows);
 }
 
 #[tokio::test]
 async fn a_limit_does_not_stop_the_counting_of_records() {
     let csv: String = (0..50_000).map(|id| format!("{id},x\n")).collect();
-    let limits = ProcessorLimits {
-        batch_rows: 100,
-        ..ProcessorLimits::default()
-    };
+    let limits = ProcessorLimits { batch_rows: 100, ..ProcessorLimits::default() };
     let yaml = format!("steps:\n  - sql: \"SELECT * FROM input LIMIT 5\"\n{SINK}");
-    let out = run_with(
-        &yaml,
-        &format!("id,name\n{csv}"),
-        Lookups::Memory(HashMap::new()),
-        limits,
-    )
-    .await;
+    let out = run_with(&yaml, &format!("id,name\n{csv}"), Lookups::Memory(HashMap::new()), limits).await;
     let counts = out.run.unwrap().counts;
-    assert_eq!(
-        (counts.records_in, counts.records_written, counts.records_filtered),
-        (50_000, 5, 49_995)
-    );
+    assert_eq!((counts.records_in, counts.records_written, counts.records_filtered), (50_000, 5, 49_995));
 }
 
 #[tokio::test]
@@ -155,10 +112,7 @@ async fn a_check_makes_rejects_with_line_and_raw_text() {
     let out = run(&yaml, "id,name\n1,a\n20,\"b,\nb\"\n3,c\n").await;
     assert_eq!(out.run.unwrap().counts.records_rejected, 1);
     let reject = &out.rejects[0];
-    assert_eq!(
-        (reject.origin.line, reject.stage, reject.problems[0].code.as_str()),
-        (3, "check", "small")
-    );
+    assert_eq!((reject.origin.line, reject.stage, reject.problems[0].code.as_str()), (3, "check", "small"));
     assert_eq!(reject.raw, "20,\"b,\nb\"");
 }
 
@@ -190,21 +144,14 @@ async fn a_check_knows_the_time_and_takes_null_as_not_met() {
 
 #[tokio::test]
 async fn a_file_over_its_error_budget_is_refused() {
-    let out = run(
-        &format!("rejects: {{ tolerate: 1 }}\n{SINK}"),
-        "id,name\n1,a\nx,b\ny,c\n",
-    )
-    .await;
+    let out = run(&format!("rejects: {{ tolerate: 1 }}\n{SINK}"), "id,name\n1,a\nx,b\ny,c\n").await;
     let verdict = out.run.unwrap().verdict.unwrap_err();
     assert_eq!(
         verdict.to_string(),
         "2 of 3 records were refused, more than the 1 that the pipeline tolerates"
     );
-    let out = run(
-        &format!("rejects: {{ tolerate: 0%, then: continue }}\n{SINK}"),
-        "id,name\n1,a\nx,b\n",
-    )
-    .await;
+    let out =
+        run(&format!("rejects: {{ tolerate: 0%, then: continue }}\n{SINK}"), "id,name\n1,a\nx,b\n").await;
     assert!(out.run.unwrap().verdict.is_ok());
 }
 
@@ -214,10 +161,7 @@ async fn a_file_without_records_is_refused_unless_allowed() {
         ("", "the file holds no record: it is empty"),
         ("id,name\n", "the file holds no record, only a header"),
     ] {
-        assert_eq!(
-            run(SINK, csv).await.run.unwrap().verdict.unwrap_err().to_string(),
-            message
-        );
+        assert_eq!(run(SINK, csv).await.run.unwrap().verdict.unwrap_err().to_string(), message);
         let allowed = format!("source: {{ upload: {{ allow_empty: true }} }}\n{SINK}");
         assert!(run(&allowed, csv).await.run.unwrap().verdict.is_ok());
     }
@@ -231,10 +175,7 @@ async fn a_step_joins_a_table_of_the_sinks() {
     ]));
     let batch = RecordBatch::try_new(
         Arc::clone(&schema),
-        vec![
-            Arc::new(StringArray::from(vec!["a"])),
-            Arc::new(StringArray::from(vec!["Aachen"])),
-        ],
+        vec![Arc::new(StringArray::from(vec!["a"])), Arc::new(StringArray::from(vec!["Aachen"]))],
     )
     .unwrap();
     let table: TableName = "places".parse().unwrap();
@@ -242,11 +183,7 @@ async fn a_step_joins_a_table_of_the_sinks() {
     let sql = "SELECT id, place AS name FROM input LEFT JOIN places ON code = name ORDER BY id";
     let yaml = format!("steps:\n  - sql: \"{sql}\"\n{SINK}");
     let out = run_with(&yaml, "id,name\n1,a\n2,b\n", lookups, ProcessorLimits::default()).await;
-    assert!(
-        out.rows.contains("| 1  | Aachen |") && out.rows.contains("| 2  |        |"),
-        "{}",
-        out.rows
-    );
+    assert!(out.rows.contains("| 1  | Aachen |") && out.rows.contains("| 2  |        |"), "{}", out.rows);
     let out = run(&yaml, "id,name\n1,a\n").await;
     assert!(out.run.unwrap_err().to_string().contains("is not there yet"));
 }
@@ -272,10 +209,7 @@ async fn a_reference_is_looked_up() {
         futures::stream::iter([Ok(Bytes::from_static(b"id\n1\n3\n2\n"))]).boxed(),
         &mut |_| Ok(()),
         Box::new(move |reject| {
-            taken
-                .lock()
-                .unwrap()
-                .push((reject.origin.line, reject.problems[0].code.clone()));
+            taken.lock().unwrap().push((reject.origin.line, reject.problems[0].code.clone()));
             Ok(())
         }),
     )
@@ -289,10 +223,7 @@ async fn a_reference_is_looked_up() {
 async fn a_pipeline_that_does_not_plan_is_told_with_place_and_help() {
     let engine = Engine::new(&ProcessorLimits::default()).unwrap();
     for (yaml, expected) in [
-        (
-            "steps:\n  - sql: \"SELECT nam FROM input\"\n",
-            "sql does not plan: ",
-        ),
+        ("steps:\n  - sql: \"SELECT nam FROM input\"\n", "sql does not plan: "),
         ("steps:\n  - sql: \"DELETE FROM input\"\n", "sql does not plan: "),
         ("steps:\n  - sql: \"SET x = 1\"\n", "sql does not plan: "),
         (
@@ -303,26 +234,17 @@ async fn a_pipeline_that_does_not_plan_is_told_with_place_and_help() {
             "steps:\n  - sql: \"SELECT count(*) FROM input\"\n",
             "the steps make a column `count(*)`, which is no column name",
         ),
-        (
-            "steps:\n  - sql: \"SELECT [id] AS ids FROM input\"\n",
-            "column `ids` is of type List",
-        ),
+        ("steps:\n  - sql: \"SELECT [id] AS ids FROM input\"\n", "column `ids` is of type List"),
     ] {
         let set = set(&format!("{yaml}{SINK}"));
         let problems = check_pipeline(&engine, set.get(&"people".parse().unwrap()).unwrap(), &set).await;
-        assert!(
-            problems.iter().any(|problem| problem.message.contains(expected)),
-            "{yaml}: {problems:?}"
-        );
+        assert!(problems.iter().any(|problem| problem.message.contains(expected)), "{yaml}: {problems:?}");
         assert!(problems.iter().all(|problem| problem.line > 1), "{problems:?}");
     }
     let yaml = "steps:\n  - sql: \"SELECT name FROM input\"\nsinks: [{ table: { name: people, mode: upsert, key: [id] } }]\n";
     let set = set(yaml);
     let problems = check_pipeline(&engine, set.get(&"people".parse().unwrap()).unwrap(), &set).await;
-    assert_eq!(
-        problems[0].message,
-        "key column `id` of table `people` is not made by the steps"
-    );
+    assert_eq!(problems[0].message, "key column `id` of table `people` is not made by the steps");
 }
 
 #[tokio::test]

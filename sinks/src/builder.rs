@@ -17,10 +17,7 @@ pub(crate) const BATCHES_WAITING_MAX: usize = 2;
 
 /// A scan of what is not there.
 pub(crate) fn missing(message: String) -> Error {
-    Error::Refused {
-        action: "read the table",
-        message,
-    }
+    Error::Refused { action: "read the table", message }
 }
 
 /// One builder for each column. Appending tells `false`, and does nothing, when the column has another type.
@@ -33,24 +30,15 @@ pub(crate) struct Builders {
 macro_rules! append {
     ($method:ident, $builder:ty, $value:ty) => {
         pub(crate) fn $method(&mut self, index: usize, value: $value) -> bool {
-            self.builder::<$builder>(index)
-                .map(|builder| builder.append_value(value))
-                .is_some()
+            self.builder::<$builder>(index).map(|builder| builder.append_value(value)).is_some()
         }
     };
 }
 
 impl Builders {
     pub(crate) fn new(schema: SchemaRef) -> Self {
-        let builders = schema
-            .fields()
-            .iter()
-            .map(|f| make_builder(f.data_type(), BATCH_ROWS));
-        Self {
-            builders: builders.collect(),
-            rows: 0,
-            schema,
-        }
+        let builders = schema.fields().iter().map(|f| make_builder(f.data_type(), BATCH_ROWS));
+        Self { builders: builders.collect(), rows: 0, schema }
     }
 
     pub(crate) fn columns(&self) -> usize {

@@ -98,11 +98,7 @@ pub(crate) fn cells<'a>(plan: &TablePlan, batch: &'a RecordBatch) -> Result<Vec<
             )],
         });
     }
-    plan.columns
-        .iter()
-        .zip(batch.columns())
-        .map(|(c, array)| downcast(c, array))
-        .collect()
+    plan.columns.iter().zip(batch.columns()).map(|(c, array)| downcast(c, array)).collect()
 }
 
 fn downcast<'a>(column: &TableColumn, array: &'a dyn Array) -> Result<Cells<'a>> {
@@ -116,17 +112,14 @@ fn downcast<'a>(column: &TableColumn, array: &'a dyn Array) -> Result<Cells<'a>>
         DataType::Boolean => array.as_boolean_opt().map(Cells::Boolean),
         DataType::Utf8 => array.as_string_opt::<i32>().map(Cells::Utf8),
         DataType::Date32 => array.as_primitive_opt::<Date32Type>().map(Cells::Date),
-        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => array
-            .as_primitive_opt::<TimestampMicrosecondType>()
-            .map(Cells::Timestamp),
+        DataType::Timestamp(TimeUnit::Microsecond, Some(_)) => {
+            array.as_primitive_opt::<TimestampMicrosecondType>().map(Cells::Timestamp)
+        }
         _ => None,
     };
     match cells {
         Some(cells) if *kind == column.kind && supported(kind) => Ok(cells),
-        _ => Err(Error::Type {
-            column: column.name.to_string(),
-            kind: kind.to_string(),
-        }),
+        _ => Err(Error::Type { column: column.name.to_string(), kind: kind.to_string() }),
     }
 }
 
@@ -140,11 +133,9 @@ pub(crate) fn check(plan: &TablePlan, columns: &[Cells<'_>], before: u64) -> Res
         .min_by_key(|(row, _)| *row);
     match first {
         None => Ok(()),
-        Some((row, message)) => Err(Error::Row {
-            table: plan.table.to_string(),
-            row: before + row as u64 + 1,
-            message,
-        }),
+        Some((row, message)) => {
+            Err(Error::Row { table: plan.table.to_string(), row: before + row as u64 + 1, message })
+        }
     }
 }
 
@@ -174,11 +165,7 @@ fn problem(cells: &Cells<'_>, row: usize, max_length: Option<u32>) -> Option<Str
         }
         (Cell::Utf8(text), _) => {
             let limit = max_length? as usize;
-            let length = if text.len() > limit {
-                text.chars().count()
-            } else {
-                0
-            };
+            let length = if text.len() > limit { text.chars().count() } else { 0 };
             (length > limit).then(|| format!("text of {length} characters, longest is {limit}"))
         }
         (Cell::Date(day), _) => (!(DAY_MIN..=DAY_MAX).contains(&day)).then(beyond_years),
@@ -216,21 +203,9 @@ pub(crate) fn civil_of_day(days: i32) -> Civil {
     let of_year = of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
     let month_from_march = (5 * of_year + 2) / 153;
     let day = (of_year - (153 * month_from_march + 2) / 5 + 1) as u8;
-    let month = if month_from_march < 10 {
-        month_from_march + 3
-    } else {
-        month_from_march - 9
-    };
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
     let year = year_of_era + era * 400 + i64::from(month <= 2);
-    Civil {
-        year: year as u16,
-        month: month as u8,
-        day,
-        hour: 0,
-        minute: 0,
-        second: 0,
-        micro: 0,
-    }
+    Civil { year: year as u16, month: month as u8, day, hour: 0, minute: 0, second: 0, micro: 0 }
 }
 
 /// Calendar and clock of a timestamp within the years 1 to 9999.
@@ -260,9 +235,7 @@ pub(crate) fn micros_of(day: i32, hour: u32, minute: u32, second: u32, micro: u3
         return None;
     }
     let seconds = i64::from(hour * 3_600 + minute * 60 + second);
-    i64::from(day)
-        .checked_mul(DAY_MICROS)?
-        .checked_add(seconds * 1_000_000 + i64::from(micro))
+    i64::from(day).checked_mul(DAY_MICROS)?.checked_add(seconds * 1_000_000 + i64::from(micro))
 }
 
 /// Appends a decimal as text with exactly `scale` digits after the point.
@@ -298,11 +271,7 @@ pub(crate) fn parse_decimal(text: &str, scale: u32) -> Option<i128> {
         return None;
     }
     let mut value: i128 = 0;
-    for byte in whole
-        .bytes()
-        .chain(part.bytes())
-        .chain(std::iter::repeat_n(b'0', missing))
-    {
+    for byte in whole.bytes().chain(part.bytes()).chain(std::iter::repeat_n(b'0', missing)) {
         let digit = byte.is_ascii_digit().then(|| i128::from(byte - b'0'))?;
         value = value.checked_mul(10)?.checked_add(digit)?;
     }

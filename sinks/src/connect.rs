@@ -46,9 +46,7 @@ impl Default for SinkLimits {
 /// `?require_ssl=true`), or `sqlite:path/to/file.db`. Reaches the database once.
 pub async fn connect(url: &str, limits: SinkLimits) -> Result<Arc<dyn Sink>> {
     if let Some(rest) = url.strip_prefix("mariadb://") {
-        return Ok(Arc::new(
-            MySqlSink::connect(&format!("mysql://{rest}"), limits).await?,
-        ));
+        return Ok(Arc::new(MySqlSink::connect(&format!("mysql://{rest}"), limits).await?));
     }
     if url.starts_with("mysql://") {
         return Ok(Arc::new(MySqlSink::connect(url, limits).await?));
@@ -87,11 +85,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_wrong_url_is_refused_without_telling_its_password() {
-        for url in [
-            "postgres://u:hunter2@h/d",
-            "mysql://u:hunter2@h:x/d",
-            "mysql://u:hunter2@h/",
-        ] {
+        for url in ["postgres://u:hunter2@h/d", "mysql://u:hunter2@h:x/d", "mysql://u:hunter2@h/"] {
             let Err(error) = connect(url, SinkLimits::default()).await else {
                 panic!("{url} was taken");
             };

@@ -67,19 +67,14 @@ impl Sink for MySqlSink {
 
     async fn ensure(&self, plan: &TablePlan) -> Result<()> {
         if let TableState::Missing { ddl } = self.inspect(plan).await? {
-            self.database
-                .session()
-                .await?
-                .run("create the table", &ddl)
-                .await?;
+            self.database.session().await?.run("create the table", &ddl).await?;
         }
         // Looked at once more: another process may have made the table in between.
         match self.inspect(plan).await? {
             TableState::Fits => Ok(()),
-            TableState::Differs(differences) => Err(Error::Shape {
-                table: plan.table.to_string(),
-                differences,
-            }),
+            TableState::Differs(differences) => {
+                Err(Error::Shape { table: plan.table.to_string(), differences })
+            }
             TableState::Missing { .. } => Err(Error::Refused {
                 action: "create the table",
                 message: format!("`{}` is not there after CREATE TABLE", plan.table),
@@ -101,9 +96,7 @@ impl Sink for MySqlSink {
 
     async fn schema(&self, table: &TableName) -> Result<Option<SchemaRef>> {
         let mut session = self.database.session().await?;
-        Ok(catalog::table(&mut session, table.as_str())
-            .await?
-            .map(|there| there.schema()))
+        Ok(catalog::table(&mut session, table.as_str()).await?.map(|there| there.schema()))
     }
 
     async fn scan(

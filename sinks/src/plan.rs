@@ -23,10 +23,7 @@ pub(crate) fn check_plan(plan: &TablePlan) -> Result<()> {
     if differences.is_empty() {
         return Ok(());
     }
-    Err(Error::Shape {
-        table: plan.table.to_string(),
-        differences,
-    })
+    Err(Error::Shape { table: plan.table.to_string(), differences })
 }
 
 fn doubled_names(plan: &TablePlan) -> Vec<String> {
@@ -44,13 +41,9 @@ fn key_problems(plan: &TablePlan) -> Vec<String> {
     for name in &plan.key {
         match plan.columns.iter().find(|column| column.name == *name) {
             None => problems.push(format!("key column `{name}` is not among the columns")),
-            Some(TableColumn {
-                kind: DataType::Utf8,
-                max_length: None,
-                ..
-            }) => problems.push(format!(
-                "key column `{name}` is text of unknown length: give it a max_length"
-            )),
+            Some(TableColumn { kind: DataType::Utf8, max_length: None, .. }) => {
+                problems.push(format!("key column `{name}` is text of unknown length: give it a max_length"))
+            }
             Some(column) => chars = chars.saturating_add(column.max_length.unwrap_or(2)),
         }
     }
@@ -58,9 +51,7 @@ fn key_problems(plan: &TablePlan) -> Vec<String> {
         problems.push("an upsert needs a key".to_owned());
     }
     if chars > KEY_CHARS_MAX {
-        problems.push(format!(
-            "the key has {chars} characters, the longest is {KEY_CHARS_MAX}"
-        ));
+        problems.push(format!("the key has {chars} characters, the longest is {KEY_CHARS_MAX}"));
     }
     problems
 }

@@ -60,20 +60,14 @@ impl SqliteSink {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(lock_wait)
             .disable_statement_logging();
-        let writer = SqlitePoolOptions::new()
-            .max_connections(1)
-            .acquire_timeout(lock_wait);
+        let writer = SqlitePoolOptions::new().max_connections(1).acquire_timeout(lock_wait);
         let writer = writer.connect_with(options.clone()).await;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
             .acquire_timeout(Duration::from_secs(limits.connect_timeout_seconds))
             .connect_lazy_with(options);
         let writer = writer.map_err(|error| from_sqlx("open the file", error))?;
-        let sink = Self {
-            reader,
-            writer,
-            fences: Arc::default(),
-        };
+        let sink = Self { reader, writer, fences: Arc::default() };
         sink.migrate().await?;
         Ok(sink)
     }
@@ -98,9 +92,7 @@ impl Sink for SqliteSink {
     async fn inspect(&self, plan: &TablePlan) -> Result<TableState> {
         check_plan(plan)?;
         match catalog::table(&self.reader, plan.table.as_str()).await? {
-            None => Ok(TableState::Missing {
-                ddl: catalog::create_table(plan),
-            }),
+            None => Ok(TableState::Missing { ddl: catalog::create_table(plan) }),
             Some(there) => match shape::differences(plan, &there) {
                 differences if differences.is_empty() => Ok(TableState::Fits),
                 differences => Ok(TableState::Differs(differences)),
@@ -120,10 +112,9 @@ impl Sink for SqliteSink {
         }
         match self.inspect(plan).await? {
             TableState::Fits => Ok(()),
-            TableState::Differs(differences) => Err(Error::Shape {
-                table: plan.table.to_string(),
-                differences,
-            }),
+            TableState::Differs(differences) => {
+                Err(Error::Shape { table: plan.table.to_string(), differences })
+            }
             TableState::Missing { .. } => Err(Error::Refused {
                 action: "create the table",
                 message: format!("`{}` is not there after CREATE TABLE", plan.table),
@@ -144,9 +135,7 @@ impl Sink for SqliteSink {
     }
 
     async fn schema(&self, table: &TableName) -> Result<Option<SchemaRef>> {
-        Ok(catalog::table(&self.reader, table.as_str())
-            .await?
-            .map(|there| there.schema()))
+        Ok(catalog::table(&self.reader, table.as_str()).await?.map(|there| there.schema()))
     }
 
     async fn scan(
@@ -172,17 +161,11 @@ pub(crate) fn from_sqlx(action: &'static str, error: sqlx::Error) -> Error {
             message: "other deliveries hold the file for too long".to_owned(),
             retry: Retry::Now,
         },
-        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => Error::Unavailable {
-            action,
-            message,
-            retry: Retry::Later,
-        },
+        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+            Error::Unavailable { action, message, retry: Retry::Later }
+        }
         _ => match primary_code(&error) {
-            Some(5 | 6) => Error::Unavailable {
-                action,
-                message,
-                retry: Retry::Now,
-            },
+            Some(5 | 6) => Error::Unavailable { action, message, retry: Retry::Now },
             _ => Error::Refused { action, message },
         },
     }

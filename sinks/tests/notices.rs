@@ -35,21 +35,11 @@ impl Notifier for Nobody {
 }
 
 fn nowhere() -> Notifiers {
-    Notifiers {
-        mail: Arc::new(Nobody),
-        webhook: Arc::new(Nobody),
-        addressing: Addressing::default(),
-    }
+    Notifiers { mail: Arc::new(Nobody), webhook: Arc::new(Nobody), addressing: Addressing::default() }
 }
 
 fn both_ends(target: NoticeTarget) -> Notice {
-    Notice {
-        on: NoticeOn {
-            success: true,
-            failed: true,
-        },
-        target,
-    }
+    Notice { on: NoticeOn { success: true, failed: true }, target }
 }
 
 fn finished(job_id: &str) -> FinishedNotice {

@@ -38,19 +38,9 @@ pub async fn run(parts: &Parts, json: bool) -> Result<ExitCode> {
             PIPELINES,
             Box::pin(folder(parts)),
         ),
-        look(
-            "job database",
-            parts.database_place(),
-            DATABASE,
-            Box::pin(database(parts)),
-        ),
+        look("job database", parts.database_place(), DATABASE, Box::pin(database(parts))),
         look("tables", parts.tables_place(), TABLES, Box::pin(tables(parts))),
-        look(
-            "objects",
-            parts.objects_place(),
-            OBJECTS,
-            Box::pin(objects(parts)),
-        ),
+        look("objects", parts.objects_place(), OBJECTS, Box::pin(objects(parts))),
         look("broker", parts.broker_place(), BROKER, Box::pin(broker(parts))),
         look("mail", parts.mail_place(), MAIL, Box::pin(mail(parts))),
     ])
@@ -81,23 +71,11 @@ async fn look(
     let answer = tokio::time::timeout(LOOK_MAX, ask).await;
     let answer = answer.unwrap_or_else(|_| Err(anyhow::anyhow!("no answer within {} s", LOOK_MAX.as_secs())));
     let error = answer.err().map(|error| format!("{error:#}"));
-    Finding {
-        part,
-        place,
-        milliseconds: began.elapsed().as_millis(),
-        error,
-        help,
-    }
+    Finding { part, place, milliseconds: began.elapsed().as_millis(), error, help }
 }
 
 fn tell(finding: &Finding) {
-    let Finding {
-        part,
-        place,
-        milliseconds,
-        error,
-        help,
-    } = finding;
+    let Finding { part, place, milliseconds, error, help } = finding;
     match error {
         None => print_text(&format!("✓ {part:<13} {place}  {milliseconds} ms")),
         Some(error) => print_text(&format!("✗ {part:<13} {place}  {error}\n  {help}")),
@@ -127,16 +105,8 @@ async fn mail(parts: &Parts) -> Result<()> {
 async fn objects(parts: &Parts) -> Result<()> {
     let store: Arc<dyn ObjectStore> = parts.objects()?;
     let (key, bytes) = (Path::from(PROBE), b"probe".as_slice());
-    store
-        .put(&key, bytes.into())
-        .await
-        .context("failed to put an object")?;
-    let read = store
-        .get(&key)
-        .await
-        .context("failed to get an object")?
-        .bytes()
-        .await?;
+    store.put(&key, bytes.into()).await.context("failed to put an object")?;
+    let read = store.get(&key).await.context("failed to get an object")?.bytes().await?;
     ensure!(read == bytes, "an object came back with other bytes");
     store.delete(&key).await.context("failed to delete an object")
 }

@@ -17,18 +17,10 @@ use crate::parts::Parts;
 /// Runs one of the commands over jobs.
 pub async fn run(parts: &Parts, command: &JobsCommand, json: bool) -> Result<ExitCode> {
     match command {
-        JobsCommand::List {
-            status,
-            pipeline,
-            limit,
-            cursor,
-        } => {
+        JobsCommand::List { status, pipeline, limit, cursor } => {
             let filter = JobFilter {
                 statuses: status.iter().map(|status| job_status(*status)).collect(),
-                pipelines: pipeline
-                    .as_ref()
-                    .map(|name| name.parse().map(|name| vec![name]))
-                    .transpose()?,
+                pipelines: pipeline.as_ref().map(|name| name.parse().map(|name| vec![name])).transpose()?,
                 limit: *limit,
                 cursor: cursor.clone(),
                 ..JobFilter::default()
@@ -42,10 +34,7 @@ pub async fn run(parts: &Parts, command: &JobsCommand, json: bool) -> Result<Exi
         JobsCommand::Verify { id } => verify(parts, id, json).await,
         JobsCommand::Retry { id } => {
             let jobs = job_store(parts).await?;
-            let job = jobs
-                .retry(job_id(id)?)
-                .await?
-                .with_context(|| format!("there is no job {id}"))?;
+            let job = jobs.retry(job_id(id)?).await?.with_context(|| format!("there is no job {id}"))?;
             show(&job, json)
         }
     }
@@ -56,9 +45,7 @@ async fn list(parts: &Parts, filter: &JobFilter, json: bool) -> Result<ExitCode>
     if json {
         return print_json(&json!({ "jobs": page.jobs, "next_cursor": page.next_cursor }));
     }
-    let header = [
-        "job", "pipeline", "status", "in", "written", "rejected", "filtered", "created", "sender",
-    ];
+    let header = ["job", "pipeline", "status", "in", "written", "rejected", "filtered", "created", "sender"];
     let rows = page.jobs.iter().map(|job| {
         let counts = &job.counts;
         vec![
@@ -91,17 +78,13 @@ fn show(job: &Job, json: bool) -> Result<ExitCode> {
         let line = format!("{} ({}): {}", error.code, error.blame.as_str(), error.message);
         ("error".to_owned(), serde_json::Value::String(line))
     });
-    let plain = fields
-        .into_iter()
-        .filter(|(name, value)| name != "error" && !value.is_null());
+    let plain = fields.into_iter().filter(|(name, value)| name != "error" && !value.is_null());
     for (name, value) in plain.chain(error) {
         let text = match value {
             serde_json::Value::String(text) => text,
-            serde_json::Value::Array(items) => items
-                .iter()
-                .map(|item| item.as_str().unwrap_or_default())
-                .collect::<Vec<_>>()
-                .join(" "),
+            serde_json::Value::Array(items) => {
+                items.iter().map(|item| item.as_str().unwrap_or_default()).collect::<Vec<_>>().join(" ")
+            }
             other => other.to_string(),
         };
         print_text(&format!("{name:<18} {text}"));
@@ -144,21 +127,14 @@ async fn version_of(jobs: &JobStore, set: &PipelineSet, job: &Job) -> Result<Pip
 
 fn tell(found: &Verification) {
     let recorded = &found.recorded;
-    let rows: Vec<String> = found
-        .rows_in_ledger
-        .iter()
-        .map(|(table, rows)| format!("{rows} in `{table}`"))
-        .collect();
+    let rows: Vec<String> =
+        found.rows_in_ledger.iter().map(|(table, rows)| format!("{rows} in `{table}`")).collect();
     print_text(&format!("job {} ({})", found.job_id, found.status.as_str()));
     print_text(&format!("  records in the object   {}", found.records_in_object));
     print_text(&format!("  records in the rejects  {}", found.records_in_rejects));
     print_text(&format!(
         "  rows in the ledger      {}",
-        if rows.is_empty() {
-            "none".into()
-        } else {
-            rows.join(", ")
-        }
+        if rows.is_empty() { "none".into() } else { rows.join(", ") }
     ));
     print_text(&format!(
         "  recorded                {} in = {} written + {} rejected + {} filtered",
@@ -173,9 +149,7 @@ fn tell(found: &Verification) {
 }
 
 async fn get(jobs: &JobStore, id: &str) -> Result<Job> {
-    jobs.get(job_id(id)?)
-        .await?
-        .with_context(|| format!("there is no job {id}"))
+    jobs.get(job_id(id)?).await?.with_context(|| format!("there is no job {id}"))
 }
 
 fn job_id(id: &str) -> Result<JobId> {

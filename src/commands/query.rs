@@ -32,10 +32,7 @@ pub async fn run(parts: &Parts, sql: &str, csv: bool, json: bool) -> Result<Exit
     let runtime = RuntimeEnvBuilder::new().with_memory_pool(pool).build_arc()?;
     let session = SessionContext::new_with_config_rt(SessionConfig::new(), runtime);
     register(&session, sink.as_ref(), sql).await?;
-    let allowed = SQLOptions::new()
-        .with_allow_ddl(false)
-        .with_allow_dml(false)
-        .with_allow_statements(false);
+    let allowed = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     let answer = session.sql_with_options(sql, allowed).await?;
     let schema = Arc::new(answer.schema().as_arrow().clone());
     let batches = answer.collect().await?;
@@ -45,11 +42,7 @@ pub async fn run(parts: &Parts, sql: &str, csv: bool, json: bool) -> Result<Exit
     } else if json {
         print_text(&as_json(&batches)?);
     } else {
-        let shown = if batches.is_empty() {
-            vec![RecordBatch::new_empty(schema)]
-        } else {
-            batches
-        };
+        let shown = if batches.is_empty() { vec![RecordBatch::new_empty(schema)] } else { batches };
         print_text(&pretty_format_batches(&shown)?.to_string());
     }
     Ok(ExitCode::SUCCESS)
@@ -66,11 +59,8 @@ async fn register(session: &SessionContext, sink: &dyn Sink, sql: &str) -> Resul
         let Some(schema) = sink.schema(&name).await? else {
             return unknown(sink, &name).await;
         };
-        let columns: Vec<ColumnName> = schema
-            .fields()
-            .iter()
-            .map(|f| f.name().parse())
-            .collect::<Result<_, _>>()?;
+        let columns: Vec<ColumnName> =
+            schema.fields().iter().map(|f| f.name().parse()).collect::<Result<_, _>>()?;
         let mut batches = Vec::new();
         let mut scan = sink.scan(&name, &columns).await?;
         while let Some(batch) = scan.try_next().await? {
@@ -90,12 +80,7 @@ async fn unknown(sink: &dyn Sink, name: &TableName) -> Result<()> {
     let known = sink.tables().await?;
     let near = known
         .iter()
-        .map(|(known, _)| {
-            (
-                strsim::normalized_damerau_levenshtein(known.as_str(), name.as_str()),
-                known,
-            )
-        })
+        .map(|(known, _)| (strsim::normalized_damerau_levenshtein(known.as_str(), name.as_str()), known))
         .filter(|(score, _)| *score > 0.5)
         .max_by(|a, b| a.0.total_cmp(&b.0));
     match near {

@@ -36,35 +36,21 @@ pub async fn run(parts: &Parts, args: &RunArgs, json: bool) -> Result<ExitCode> 
     let lookups = lookups(parts, &set, args).await?;
     let engine = Engine::new(&limits)?;
     let plan = tidemill_processor::plan(&engine, &pipeline, &set, Some(&lookups)).await?;
-    let mut out = rows_out(args, json)?
-        .map(|out| local::csv_writer(out, &plan.output))
-        .transpose()?;
+    let mut out = rows_out(args, json)?.map(|out| local::csv_writer(out, &plan.output)).transpose()?;
     let (rejects, take) = local::reject_writer(args.rejects.as_deref())?;
     let mut write = |batch: RecordBatch| match &mut out {
-        Some(out) => out
-            .write(&batch)
-            .map_err(|error| std::io::Error::other(error).into()),
+        Some(out) => out.write(&batch).map_err(|error| std::io::Error::other(error).into()),
         None => Ok(()),
     };
     let input = input(&args.file).await?;
     let ran = tidemill_processor::run_local(&pipeline, &set, &lookups, &limits, input, &mut write, take)
         .await
-        .with_context(|| {
-            format!(
-                "`{}` cannot be run through `{}`",
-                args.file.display(),
-                pipeline.name
-            )
-        })?;
+        .with_context(|| format!("`{}` cannot be run through `{}`", args.file.display(), pipeline.name))?;
     rejects.finish()?;
     if let Some(out) = out {
         out.into_inner().flush().context("failed to write the rows")?;
     }
-    let tables = if args.dry_run {
-        inspected(parts, &plan).await?
-    } else {
-        Vec::new()
-    };
+    let tables = if args.dry_run { inspected(parts, &plan).await? } else { Vec::new() };
     tell(&ran, &tables, json)?;
     Ok(status(ran.verdict.is_ok()))
 }
@@ -75,14 +61,9 @@ fn find(parts: &Parts, name: &str) -> Result<(Arc<PipelineSet>, Pipeline)> {
     let is_file = path.extension().is_some_and(|end| end == "yaml" || end == "yml");
     let (set, name) = match (is_file, path.file_stem()) {
         (true, Some(stem)) => {
-            let parent = path
-                .parent()
-                .filter(|parent| !parent.as_os_str().is_empty())
-                .unwrap_or(Path::new("."));
-            (
-                Arc::new(folder::read(parent)?),
-                stem.to_string_lossy().into_owned(),
-            )
+            let parent =
+                path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            (Arc::new(folder::read(parent)?), stem.to_string_lossy().into_owned())
         }
         _ => (parts.pipelines()?, name.to_owned()),
     };
@@ -97,9 +78,7 @@ async fn lookups(parts: &Parts, set: &PipelineSet, args: &RunArgs) -> Result<Loo
     }
     let mut files = Vec::new();
     for (table, file) in &args.table {
-        let bytes = tokio::fs::read(file)
-            .await
-            .with_context(|| format!("failed to read `{file}`"))?;
+        let bytes = tokio::fs::read(file).await.with_context(|| format!("failed to read `{file}`"))?;
         files.push((table.parse()?, Bytes::from(bytes)));
     }
     local::tables(set, &parts.processor_limits(), files).await
@@ -128,11 +107,7 @@ async fn input(file: &Path) -> Result<BoxStream<'static, std::io::Result<Bytes>>
 
 /// What the tables need: compared with the database of the settings when there is one.
 async fn inspected(parts: &Parts, plan: &Plan) -> Result<Vec<(TablePlan, Option<TableState>)>> {
-    let sink = if parts.has_tables() {
-        Some(parts.sink().await?)
-    } else {
-        None
-    };
+    let sink = if parts.has_tables() { Some(parts.sink().await?) } else { None };
     let mut tables = Vec::new();
     for table in &plan.tables {
         let state = match &sink {
@@ -161,15 +136,10 @@ fn tell(ran: &LocalRun, tables: &[(TablePlan, Option<TableState>)], json: bool) 
     );
     for (plan, state) in tables {
         eprintln!("\ntable `{}`:", plan.table);
-        table_lines(plan, state.as_ref())
-            .iter()
-            .for_each(|line| eprintln!("  {line}"));
+        table_lines(plan, state.as_ref()).iter().for_each(|line| eprintln!("  {line}"));
     }
     if let Some(error) = error {
-        eprintln!(
-            "a job with this file fails with {}: {}",
-            error.code, error.message
-        );
+        eprintln!("a job with this file fails with {}: {}", error.code, error.message);
     }
     Ok(())
 }
@@ -178,33 +148,21 @@ fn table_lines(plan: &TablePlan, state: Option<&TableState>) -> Vec<String> {
     match state {
         Some(TableState::Missing { ddl }) => {
             let lines = ddl.lines().map(str::to_owned);
-            std::iter::once("is missing and would be made:".to_owned())
-                .chain(lines)
-                .collect()
+            std::iter::once("is missing and would be made:".to_owned()).chain(lines).collect()
         }
         Some(TableState::Fits) => vec!["is there and fits".to_owned()],
         Some(TableState::Differs(differences)) => {
             let lines = differences.iter().map(|difference| format!("- {difference}"));
-            std::iter::once("is there and does not fit:".to_owned())
-                .chain(lines)
-                .collect()
+            std::iter::once("is there and does not fit:".to_owned()).chain(lines).collect()
         }
         None => columns(plan),
     }
 }
 
 fn columns(plan: &TablePlan) -> Vec<String> {
-    let keys = plan
-        .key
-        .iter()
-        .map(|key| key.as_str())
-        .collect::<Vec<_>>()
-        .join(", ");
+    let keys = plan.key.iter().map(|key| key.as_str()).collect::<Vec<_>>().join(", ");
     let columns = plan.columns.iter().map(|column| {
-        let length = column
-            .max_length
-            .map(|length| format!("({length})"))
-            .unwrap_or_default();
+        let length = column.max_length.map(|length| format!("({length})")).unwrap_or_default();
         let null = if column.nullable { "" } else { " not null" };
         format!("{} {}{length}{null}", column.name, column.kind)
     });

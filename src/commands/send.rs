@@ -23,27 +23,36 @@ const WAIT_SECONDS: u32 = 20;
 /// How long a request other than the upload may take.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Sends all files; fails when a job fails.
+/// How long a gateway that went away is waited for once it has taken a file.
+const AWAY_SECONDS_MAX: u32 = 60;
+
+/// Sends all files, also after one that is refused; fails when a file is refused or its job fails.
 pub async fn run(args: &SendArgs, json: bool) -> Result<ExitCode> {
+    for file in &args.files {
+        std::fs::File::open(file).with_context(|| format!("failed to open `{}`", file.display()))?;
+    }
     let gateway = Gateway::login(args).await?;
     let mut jobs = Vec::new();
+    let mut failed = 0;
     for file in &args.files {
-        let sent = gateway.upload(&args.pipeline, file).await?;
-        let job = gateway.wait(sent).await?;
-        if !json {
-            print_text(&gateway.describe(&job, args.rejects).await?);
+        match gateway.send(args, file, json).await {
+            Ok(job) => {
+                failed += usize::from(job.status == JobStatus::Failed);
+                jobs.push(job);
+            }
+            Err(error) => {
+                failed += 1;
+                eprintln!("{} → {}: {error:#}", file.display(), args.pipeline);
+            }
         }
-        jobs.push(job);
     }
-    let failed = jobs.iter().any(|job| job.status == JobStatus::Failed);
     if json {
         print_json(&serde_json::json!({ "jobs": jobs }))?;
     }
-    Ok(if failed {
-        ExitCode::FAILURE
-    } else {
-        ExitCode::SUCCESS
-    })
+    if failed > 0 && args.files.len() > 1 {
+        eprintln!("{failed} of {} files were not taken", args.files.len());
+    }
+    Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
 struct Gateway {
@@ -61,26 +70,30 @@ impl Gateway {
     async fn login(args: &SendArgs) -> Result<Self> {
         let password = password(args)?;
         let url = args.url.trim_end_matches('/').to_owned();
-        let client = Client::builder()
-            .connect_timeout(Duration::from_secs(10))
-            .build()?;
-        let request = client
-            .post(format!("{url}/v1/login"))
-            .basic_auth(&args.user, Some(password));
+        let client = Client::builder().connect_timeout(Duration::from_secs(10)).build()?;
+        let request = client.post(format!("{url}/v1/login")).basic_auth(&args.user, Some(password));
         let login: Login = answer(request.timeout(REQUEST_TIMEOUT)).await?.json().await?;
-        Ok(Self {
-            client,
-            url,
-            token: login.token,
-        })
+        Ok(Self { client, url, token: login.token })
     }
 
-    async fn upload(&self, pipeline: &str, file: &Path) -> Result<Job> {
-        let name = file
-            .file_name()
-            .and_then(|name| name.to_str())
-            .unwrap_or("upload")
-            .to_owned();
+    async fn send(&self, args: &SendArgs, file: &Path, json: bool) -> Result<Job> {
+        let (sent, duplicate) = self.upload(&args.pipeline, file).await?;
+        let job = self.wait(sent).await?;
+        if !json {
+            if duplicate {
+                print_text(&format!(
+                    "{} came before, as this job; nothing is written again:",
+                    file.display()
+                ));
+            }
+            print_text(&self.describe(&job, args.rejects).await?);
+        }
+        Ok(job)
+    }
+
+    /// The job, and whether the same content had come before.
+    async fn upload(&self, pipeline: &str, file: &Path) -> Result<(Job, bool)> {
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("upload").to_owned();
         let opened = tokio::fs::File::open(file).await;
         let opened = opened.with_context(|| format!("failed to open `{}`", file.display()))?;
         let size = opened.metadata().await?.len();
@@ -96,28 +109,44 @@ impl Gateway {
             .header("content-length", size)
             .bearer_auth(&self.token)
             .body(Body::wrap_stream(stream));
-        let response = answer(request).await?;
+        let response = answer(request).await;
         bar.finish_and_clear();
-        Ok(response.json().await?)
+        let response = response?;
+        let duplicate = response.headers().contains_key("tidemill-duplicate");
+        Ok((response.json().await?, duplicate))
     }
 
     async fn wait(&self, mut job: Job) -> Result<Job> {
         let bar = progress("", 0);
         bar.enable_steady_tick(Duration::from_millis(120));
+        let mut away_seconds = 0;
         while matches!(job.status, JobStatus::Queued | JobStatus::Processing) {
             bar.set_message(format!("{} {}", job.pipeline, job.status.as_str()));
-            let request = self.get(&format!("/v1/jobs/{}?wait={WAIT_SECONDS}", job.job_id));
-            job = answer(request).await?.json().await?;
+            match self.look(&job).await {
+                Ok(found) => (job, away_seconds) = (found, 0),
+                Err(_) if away_seconds < AWAY_SECONDS_MAX => {
+                    away_seconds += 1;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                Err(error) => {
+                    let id = job.job_id;
+                    return Err(error.context(format!(
+                        "the file was taken and is safe; look again with: tidemill jobs show {id}"
+                    )));
+                }
+            }
         }
         bar.finish_and_clear();
         Ok(job)
     }
 
+    async fn look(&self, job: &Job) -> Result<Job> {
+        let request = self.get(&format!("/v1/jobs/{}?wait={WAIT_SECONDS}", job.job_id));
+        Ok(answer(request).await?.json().await?)
+    }
+
     fn get(&self, path: &str) -> RequestBuilder {
-        self.client
-            .get(format!("{}{path}", self.url))
-            .bearer_auth(&self.token)
-            .timeout(REQUEST_TIMEOUT)
+        self.client.get(format!("{}{path}", self.url)).bearer_auth(&self.token).timeout(REQUEST_TIMEOUT)
     }
 
     /// The report in words, with the first rejects.
@@ -163,14 +192,7 @@ impl Gateway {
         let rows = reader.deserialize::<Reject>().take(most).filter_map(Result::ok);
         let rows: Vec<_> = rows
             .map(|reject| {
-                vec![
-                    String::new(),
-                    reject.line,
-                    reject.column,
-                    reject.code,
-                    reject.message,
-                    cut(&reject.raw),
-                ]
+                vec![String::new(), reject.line, reject.column, reject.code, reject.message, cut(&reject.raw)]
             })
             .collect();
         let shown = rows.len();
@@ -221,10 +243,8 @@ fn password(args: &SendArgs) -> Result<String> {
 
 /// Sends a request; an answer that is a problem becomes an error in its words.
 async fn answer(request: RequestBuilder) -> Result<Response> {
-    let response = request
-        .send()
-        .await
-        .context("the gateway could not be reached; is it running, is --url right?")?;
+    let response =
+        request.send().await.context("the gateway could not be reached; is it running, is --url right?")?;
     let status = response.status();
     if status.is_success() {
         return Ok(response);
@@ -239,11 +259,8 @@ async fn answer(request: RequestBuilder) -> Result<Response> {
 /// A bar on a terminal; nothing where nobody looks.
 fn progress(name: &str, size: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(size), ProgressDrawTarget::stderr());
-    let template = if size > 0 {
-        "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}"
-    } else {
-        "{spinner} {msg}"
-    };
+    let template =
+        if size > 0 { "{msg} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}" } else { "{spinner} {msg}" };
     if let Ok(style) = ProgressStyle::with_template(template) {
         bar.set_style(style);
     }

@@ -63,19 +63,11 @@ async fn test(parts: &Parts, set: &PipelineSet, name: &str, folder: &Path) -> Te
         case::run(pipeline, set, &parts.processor_limits(), folder).await
     };
     let differences = found.await.unwrap_or_else(|error| vec![format!("{error:#}")]);
-    Tested {
-        pipeline: name.to_owned(),
-        case: file_name(folder),
-        differences,
-    }
+    Tested { pipeline: name.to_owned(), case: file_name(folder), differences }
 }
 
 fn tell(tested: &Tested) {
-    let word = if tested.differences.is_empty() {
-        "ok  "
-    } else {
-        "FAIL"
-    };
+    let word = if tested.differences.is_empty() { "ok  " } else { "FAIL" };
     print_text(&format!("{word} {}/{}", tested.pipeline, tested.case));
     for difference in &tested.differences {
         print_text(&format!("     {difference}"));
@@ -97,7 +89,5 @@ fn folders(path: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn file_name(path: &Path) -> String {
-    path.file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default()
+    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

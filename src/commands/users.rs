@@ -20,11 +20,7 @@ const PASSWORD_LINE_BYTES_MAX: u64 = 4 << 10;
 pub async fn run(parts: &Parts, command: &UserCommand, json: bool) -> Result<ExitCode> {
     let users = Users::new(&job_store(parts).await?);
     match command {
-        UserCommand::Add {
-            name,
-            admin,
-            password_stdin,
-        } => {
+        UserCommand::Add { name, admin, password_stdin } => {
             let (password, made_here) = password(*password_stdin)?;
             users.add(name, password.to_secrecy(), *admin).await?;
             told(name, "added", made_here.then_some(&password), json)
@@ -55,9 +51,7 @@ fn password(from_stdin: bool) -> Result<(Secret, bool)> {
     }
     let mut line = String::new();
     let mut input = std::io::stdin().lock().take(PASSWORD_LINE_BYTES_MAX);
-    std::io::BufReader::new(&mut input)
-        .read_line(&mut line)
-        .context("failed to read the password")?;
+    std::io::BufReader::new(&mut input).read_line(&mut line).context("failed to read the password")?;
     Ok((Secret::new(line.trim_end_matches(['\r', '\n'])), false))
 }
 
@@ -66,10 +60,7 @@ fn grant(args: &GrantArgs) -> Result<Grant> {
         cli::Permission::Send => Permission::Send,
         cli::Permission::Read => Permission::Read,
     };
-    Ok(Grant {
-        scope: Scope::parse(&args.pipeline)?,
-        permission,
-    })
+    Ok(Grant { scope: Scope::parse(&args.pipeline)?, permission })
 }
 
 fn told(name: &str, done: &str, password: Option<&Secret>, json: bool) -> Result<ExitCode> {
@@ -77,10 +68,9 @@ fn told(name: &str, done: &str, password: Option<&Secret>, json: bool) -> Result
         return print_json(&json!({ "user": name, "done": done, "password": password.map(Secret::expose) }));
     }
     match password {
-        Some(password) => print_text(&format!(
-            "{done} `{name}`, password {} (told only now)",
-            password.expose()
-        )),
+        Some(password) => {
+            print_text(&format!("{done} `{name}`, password {} (told only now)", password.expose()))
+        }
         None => print_text(&format!("{done} `{name}`")),
     }
     Ok(ExitCode::SUCCESS)
@@ -108,16 +98,8 @@ async fn list(users: &Users, json: bool) -> Result<ExitCode> {
         return print_json(&json!({ "users": users }));
     }
     let rows = users.iter().map(|user| {
-        let may = if user.is_admin {
-            "everything".to_owned()
-        } else {
-            grants(user).join(", ")
-        };
-        vec![
-            user.name.clone(),
-            may,
-            user.created_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true),
-        ]
+        let may = if user.is_admin { "everything".to_owned() } else { grants(user).join(", ") };
+        vec![user.name.clone(), may, user.created_at.to_rfc3339_opts(chrono::SecondsFormat::Secs, true)]
     });
     print_text(&table(&["user", "may", "created"], rows));
     Ok(ExitCode::SUCCESS)

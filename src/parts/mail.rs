@@ -17,29 +17,16 @@ pub fn notifiers(settings: &Notifier, outbox: Option<PathBuf>) -> Result<Notifie
         Some(folder) => Arc::new(FileNotifier::new(folder, &settings.smtp.from)?),
         None => Arc::new(SmtpNotifier::new(smtp(&settings.smtp))?),
     };
-    let cidrs = settings
-        .webhook_allow
-        .iter()
-        .map(|block| block.parse())
-        .collect::<Result<Vec<_>, _>>()?;
-    let secrets = settings
-        .secrets
-        .iter()
-        .map(|(name, secret)| (name.clone(), secret.to_secrecy()));
+    let cidrs = settings.webhook_allow.iter().map(|block| block.parse()).collect::<Result<Vec<_>, _>>()?;
+    let secrets = settings.secrets.iter().map(|(name, secret)| (name.clone(), secret.to_secrecy()));
     let webhook = WebhookNotifier::new(WebhookSettings {
         allow: Allow { cidrs },
         secrets: secrets.collect(),
         timeout: settings.webhook_timeout.get(),
         ca_file: None,
     })?;
-    let addressing = Addressing {
-        default_domain: settings.default_domain.clone(),
-    };
-    Ok(Notifiers {
-        mail,
-        webhook: Arc::new(webhook),
-        addressing,
-    })
+    let addressing = Addressing { default_domain: settings.default_domain.clone() };
+    Ok(Notifiers { mail, webhook: Arc::new(webhook), addressing })
 }
 
 /// The port of the settings, or the usual one.

@@ -41,9 +41,7 @@ pub fn open(url: &str, settings: &Objects) -> Result<Arc<dyn ObjectStore>> {
 pub fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>> {
     let failed = || format!("failed to open object folder `{}`", path.display());
     std::fs::create_dir_all(path).with_context(failed)?;
-    Ok(Arc::new(
-        LocalFileSystem::new_with_prefix(path).with_context(failed)?,
-    ))
+    Ok(Arc::new(LocalFileSystem::new_with_prefix(path).with_context(failed)?))
 }
 
 fn s3(bucket: &str, settings: &Objects) -> object_store::Result<impl ObjectStore + use<>> {
@@ -51,19 +49,12 @@ fn s3(bucket: &str, settings: &Objects) -> object_store::Result<impl ObjectStore
         .with_connect_timeout(CONNECT_MAX)
         .with_timeout(REQUEST_MAX)
         .with_allow_http(settings.allow_http);
-    let retry = RetryConfig {
-        backoff: BackoffConfig::default(),
-        max_retries: RETRIES_MAX,
-        retry_timeout: RETRY_MAX,
-    };
-    let mut builder = AmazonS3Builder::from_env()
-        .with_bucket_name(bucket)
-        .with_client_options(options)
-        .with_retry(retry);
+    let retry =
+        RetryConfig { backoff: BackoffConfig::default(), max_retries: RETRIES_MAX, retry_timeout: RETRY_MAX };
+    let mut builder =
+        AmazonS3Builder::from_env().with_bucket_name(bucket).with_client_options(options).with_retry(retry);
     if let Some(endpoint) = &settings.endpoint {
-        builder = builder
-            .with_endpoint(endpoint)
-            .with_virtual_hosted_style_request(false);
+        builder = builder.with_endpoint(endpoint).with_virtual_hosted_style_request(false);
     }
     if let Some(region) = &settings.region {
         builder = builder.with_region(region);

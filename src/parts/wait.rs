@@ -31,10 +31,7 @@ where
             return Err(error);
         }
         let waited_seconds = began.elapsed().as_secs();
-        warn!(
-            error = &error as &dyn std::error::Error,
-            waited_seconds, "waiting for {part}"
-        );
+        warn!(error = &error as &dyn std::error::Error, waited_seconds, "waiting for {part}");
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSES.1);
     }
@@ -49,34 +46,21 @@ mod tests {
         let mut asked = 0;
         let answers_at_third = || {
             asked += 1;
-            let answer = if asked < 3 {
-                Err(std::io::Error::other("away"))
-            } else {
-                Ok(asked)
-            };
+            let answer = if asked < 3 { Err(std::io::Error::other("away")) } else { Ok(asked) };
             async move { answer }
         };
         let longest = Duration::from_secs(60);
-        assert_eq!(
-            until_answers("it", longest, answers_at_third, |_| Retry::Later)
-                .await
-                .unwrap(),
-            3
-        );
+        assert_eq!(until_answers("it", longest, answers_at_third, |_| Retry::Later).await.unwrap(), 3);
 
         let away = || async { Err::<(), _>(std::io::Error::other("away")) };
-        until_answers("it", Duration::ZERO, away, |_| Retry::Later)
-            .await
-            .unwrap_err();
+        until_answers("it", Duration::ZERO, away, |_| Retry::Later).await.unwrap_err();
 
         let mut tries = 0;
         let refuses = || {
             tries += 1;
             async { Err::<(), _>(std::io::Error::other("no")) }
         };
-        until_answers("it", longest, refuses, |_| Retry::Never)
-            .await
-            .unwrap_err();
+        until_answers("it", longest, refuses, |_| Retry::Never).await.unwrap_err();
         assert_eq!(tries, 1);
     }
 }

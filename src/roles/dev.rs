@@ -37,10 +37,7 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     }
     // Users of a laptop have plain names; their mail goes to files, whatever the domain.
     if settings.notifier.smtp.host.is_none() {
-        settings
-            .notifier
-            .default_domain
-            .get_or_insert_with(|| "localhost".to_owned());
+        settings.notifier.default_domain.get_or_insert_with(|| "localhost".to_owned());
     }
     // Bound first: with port 0 the address of the banner and the links is the one the system chose.
     let listener = listen(settings.gateway.listen).await?;
@@ -57,20 +54,8 @@ pub async fn run(mut settings: Settings) -> Result<()> {
 
     let registry = Registry::new();
     add_relay(&mut crew, &jobs, &log);
-    add_watch(
-        &mut crew,
-        &parts,
-        &registry,
-        Some(&jobs),
-        &log,
-        vec![PROCESSORS, NOTIFIERS],
-    )?;
-    let shared = Shared {
-        pipelines: Arc::clone(&pipelines),
-        jobs,
-        log: Arc::clone(&log),
-        objects,
-    };
+    add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, vec![PROCESSORS, NOTIFIERS])?;
+    let shared = Shared { pipelines: Arc::clone(&pipelines), jobs, log: Arc::clone(&log), objects };
     add_processor(&mut crew, &parts, &registry, shared.clone(), sink)?;
     add_notifier(&mut crew, &parts, &registry, Arc::clone(&pipelines), log)?;
     add_gateway(&mut crew, &parts, &registry, listener, shared)?;
@@ -95,19 +80,10 @@ async fn make_admin(jobs: &JobStore) -> Result<Option<Secret>> {
 
 fn banner(parts: &Parts, pipelines: usize, password: Option<&Secret>) -> String {
     let url = parts.public_url();
-    let data = parts
-        .settings()
-        .data
-        .as_deref()
-        .unwrap_or(DATA.as_ref())
-        .display()
-        .to_string();
+    let data = parts.settings().data.as_deref().unwrap_or(DATA.as_ref()).display().to_string();
     let (first, password) = match password {
         Some(password) => {
-            let line = format!(
-                "\n  user       {ADMIN}, password {} (told only now)",
-                password.expose()
-            );
+            let line = format!("\n  user       {ADMIN}, password {} (told only now)", password.expose());
             (line, password.expose())
         }
         None => (String::new(), "PASSWORD"),

@@ -29,20 +29,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     let registry = Registry::new();
     let listener = listen(parts.settings().gateway.listen).await?;
     add_relay(&mut crew, &jobs, &log);
-    add_watch(
-        &mut crew,
-        &parts,
-        &registry,
-        Some(&jobs),
-        &log,
-        vec![PROCESSORS, NOTIFIERS],
-    )?;
-    let shared = Shared {
-        pipelines,
-        jobs,
-        log,
-        objects,
-    };
+    add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, vec![PROCESSORS, NOTIFIERS])?;
+    let shared = Shared { pipelines, jobs, log, objects };
     add_gateway(&mut crew, &parts, &registry, listener, shared)?;
     crew.work().await
 }
@@ -55,18 +43,8 @@ pub fn add_gateway(
     listener: TcpListener,
     shared: Shared,
 ) -> Result<()> {
-    let Shared {
-        pipelines,
-        jobs,
-        log,
-        objects,
-    } = shared;
-    let secret = parts
-        .settings()
-        .gateway
-        .jwt_secret
-        .as_ref()
-        .context("`gateway.jwt_secret` is missing")?;
+    let Shared { pipelines, jobs, log, objects } = shared;
+    let secret = parts.settings().gateway.jwt_secret.as_ref().context("`gateway.jwt_secret` is missing")?;
     let gateway = Gateway::new(GatewayParts {
         pipelines,
         landing: Landing::new(Arc::clone(&objects), jobs.clone(), LandingLimits::default()),

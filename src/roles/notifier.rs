@@ -50,10 +50,7 @@ pub async fn run(settings: Settings) -> Result<()> {
         let log = Arc::clone(&asked);
         async move { log.ping().await }
     });
-    crew.back(
-        "metrics",
-        serve_metrics(listener, registry.clone(), readiness, crew.stop_back.clone()),
-    );
+    crew.back("metrics", serve_metrics(listener, registry.clone(), readiness, crew.stop_back.clone()));
     add_watch(&mut crew, &parts, &registry, None, &log, vec![NOTIFIERS])?;
     add_notifier(&mut crew, &parts, &registry, pipelines, log)?;
     crew.work().await
@@ -85,10 +82,7 @@ async fn serve(teller: Teller, log: Arc<dyn EventLog>, stop: CancellationToken) 
         }
     };
     if tokio::time::timeout(GRACE, finished).await.is_err() {
-        warn!(
-            events = running.len(),
-            "messages not taken in time; they are sent after the next start"
-        );
+        warn!(events = running.len(), "messages not taken in time; they are sent after the next start");
         running.shutdown().await;
     }
     subscription.close().await?;

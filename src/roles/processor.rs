@@ -39,24 +39,10 @@ pub async fn run(settings: Settings) -> Result<()> {
     let registry = Registry::new();
     let listener = listen(parts.settings().telemetry.listen).await?;
     let readiness = readiness(&jobs, &log, &objects, &sink);
-    crew.back(
-        "metrics",
-        serve(listener, registry.clone(), readiness, crew.stop_back.clone()),
-    );
+    crew.back("metrics", serve(listener, registry.clone(), readiness, crew.stop_back.clone()));
     add_relay(&mut crew, &jobs, &log);
     add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, vec![PROCESSORS])?;
-    add_processor(
-        &mut crew,
-        &parts,
-        &registry,
-        Shared {
-            pipelines,
-            jobs,
-            log,
-            objects,
-        },
-        sink,
-    )?;
+    add_processor(&mut crew, &parts, &registry, Shared { pipelines, jobs, log, objects }, sink)?;
     crew.work().await
 }
 
@@ -68,12 +54,7 @@ pub fn add_processor(
     shared: Shared,
     sink: Arc<dyn Sink>,
 ) -> Result<()> {
-    let Shared {
-        pipelines,
-        jobs,
-        log,
-        objects,
-    } = shared;
+    let Shared { pipelines, jobs, log, objects } = shared;
     let sweeper = Sweeper::new(jobs.clone(), Sweeper::INTERVAL);
     crew.back("sweeper", endless(sweeper.run(crew.stop_back.clone())));
     let orphans = sweep_orphans(Arc::clone(&objects), jobs.clone(), crew.stop_back.clone());
@@ -88,27 +69,17 @@ pub fn add_processor(
         metrics: Metrics::new(registry)?,
         worker: worker_name(),
     };
-    crew.front(
-        "processor",
-        tidemill_processor::serve(processor, crew.stop.clone()),
-    );
+    crew.front("processor", tidemill_processor::serve(processor, crew.stop.clone()));
     Ok(())
 }
 
 async fn sweep_orphans(objects: Arc<dyn ObjectStore>, jobs: JobStore, stop: CancellationToken) {
-    while stop
-        .run_until_cancelled(tokio::time::sleep(ORPHANS_EVERY))
-        .await
-        .is_some()
-    {
+    while stop.run_until_cancelled(tokio::time::sleep(ORPHANS_EVERY)).await.is_some() {
         let sweep = tidemill_ingest::sweep_orphans(&objects, &jobs, ORPHANS_OLDER_THAN);
         match stop.run_until_cancelled(sweep).await {
             Some(Ok(swept)) => info!(deleted = swept.deleted, "looked for objects without a job"),
             Some(Err(error)) => {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "failed to look for objects without a job"
-                );
+                warn!(error = &error as &dyn std::error::Error, "failed to look for objects without a job");
             }
             None => {}
         }
@@ -121,12 +92,7 @@ fn readiness(
     objects: &Arc<dyn ObjectStore>,
     sink: &Arc<dyn Sink>,
 ) -> Readiness {
-    let (jobs, log, objects, sink) = (
-        jobs.clone(),
-        Arc::clone(log),
-        Arc::clone(objects),
-        Arc::clone(sink),
-    );
+    let (jobs, log, objects, sink) = (jobs.clone(), Arc::clone(log), Arc::clone(objects), Arc::clone(sink));
     Readiness::default()
         .with("database", move || {
             let jobs = jobs.clone();

@@ -66,11 +66,7 @@ struct Checker {
 
 impl Checker {
     fn wrong(&mut self, path: &'static str, message: impl Into<String>, help: impl Into<String>) {
-        self.found.push(Found {
-            path,
-            message: message.into(),
-            help: help.into(),
-        });
+        self.found.push(Found { path, message: message.into(), help: help.into() });
     }
 
     fn number(&mut self, path: &'static str, value: u64, range: RangeInclusive<u64>) {
@@ -82,10 +78,7 @@ impl Checker {
 
     fn span(&mut self, path: &'static str, value: Span, shortest: Duration, longest: Duration) {
         if value.get() < shortest || value.get() > longest {
-            let help = format!(
-                "write a time from {shortest:?} to {} hours",
-                longest.as_secs() / 3600
-            );
+            let help = format!("write a time from {shortest:?} to {} hours", longest.as_secs() / 3600);
             self.wrong(path, format!("`{path}` is {value}"), help);
         }
     }
@@ -95,19 +88,11 @@ impl Checker {
         self.number("tables.connections", s.tables.connections.into(), 1..=1_000);
         self.number("broker.partitions", s.broker.partitions.into(), 1..=1_000);
         self.number("broker.replication", s.broker.replication.into(), 1..=15);
-        self.number(
-            "gateway.connections_max",
-            s.gateway.connections_max.into(),
-            1..=100_000,
-        );
+        self.number("gateway.connections_max", s.gateway.connections_max.into(), 1..=100_000);
         self.number("gateway.uploads_max", s.gateway.uploads_max.into(), 1..=10_000);
         self.number("processor.concurrency", s.processor.concurrency.into(), 1..=256);
         self.number("processor.batch_rows", s.processor.batch_rows.into(), 1..=65_536);
-        self.number(
-            "processor.lookup_rows_max",
-            s.processor.lookup_rows_max,
-            1..=100_000_000,
-        );
+        self.number("processor.lookup_rows_max", s.processor.lookup_rows_max, 1..=100_000_000);
         self.number("processor.retries_max", s.processor.retries_max.into(), 0..=20);
         self.number("notifier.concurrency", s.notifier.concurrency.into(), 1..=1_000);
     }
@@ -116,30 +101,15 @@ impl Checker {
         let second = Duration::from_secs(1);
         self.span("connect_wait", s.connect_wait, Duration::ZERO, DAY);
         self.span("tables.lock_wait", s.tables.lock_wait, second, DAY);
-        self.span(
-            "gateway.token_lifetime",
-            s.gateway.token_lifetime,
-            60 * second,
-            30 * DAY,
-        );
+        self.span("gateway.token_lifetime", s.gateway.token_lifetime, 60 * second, 30 * DAY);
         self.span("gateway.request_timeout", s.gateway.request_timeout, second, DAY);
         self.span("gateway.upload_idle", s.gateway.upload_idle, second, DAY);
         self.span("gateway.drain", s.gateway.drain, Duration::ZERO, DAY);
         self.span("processor.job_limit", s.processor.job_limit, second, 7 * DAY);
         self.span("processor.lease", s.processor.lease, 3 * second, DAY);
         self.span("processor.drain", s.processor.drain, Duration::ZERO, DAY);
-        self.span(
-            "notifier.give_up_after",
-            s.notifier.give_up_after,
-            second,
-            30 * DAY,
-        );
-        self.span(
-            "notifier.webhook_timeout",
-            s.notifier.webhook_timeout,
-            second,
-            DAY,
-        );
+        self.span("notifier.give_up_after", s.notifier.give_up_after, second, 30 * DAY);
+        self.span("notifier.webhook_timeout", s.notifier.webhook_timeout, second, DAY);
         self.span("notifier.smtp.timeout", s.notifier.smtp.timeout, second, DAY);
         self.span("telemetry.poll", s.telemetry.poll, second, DAY);
     }
@@ -160,47 +130,27 @@ impl Checker {
 
     fn addresses(&mut self, s: &Settings) {
         for (path, url) in [("database.url", &s.database.url), ("tables.url", &s.tables.url)] {
-            let known = |url: &Secret| {
-                ["mysql://", "sqlite:"]
-                    .iter()
-                    .any(|scheme| url.expose().starts_with(scheme))
-            };
+            let known =
+                |url: &Secret| ["mysql://", "sqlite:"].iter().any(|scheme| url.expose().starts_with(scheme));
             if url.as_ref().is_some_and(|url| !known(url)) {
                 let help = "write mysql://user:password@host:3306/database or sqlite:///path/of/file.db";
-                self.wrong(
-                    path,
-                    format!("`{path}` names no database that Tidemill knows"),
-                    help,
-                );
+                self.wrong(path, format!("`{path}` names no database that Tidemill knows"), help);
             }
         }
         let known = |url: &String| ["s3://", "file:///"].iter().any(|scheme| url.starts_with(scheme));
         if s.objects.url.as_ref().is_some_and(|url| !known(url)) {
             let help = "write s3://bucket/prefix or file:///folder";
-            self.wrong(
-                "objects.url",
-                "`objects.url` names no object store that Tidemill knows",
-                help,
-            );
+            self.wrong("objects.url", "`objects.url` names no object store that Tidemill knows", help);
         }
-        if s.objects
-            .endpoint
-            .as_ref()
-            .is_some_and(|url| url.starts_with("http://"))
-            && !s.objects.allow_http
+        if s.objects.endpoint.as_ref().is_some_and(|url| url.starts_with("http://")) && !s.objects.allow_http
         {
             let help = "use https, or set objects.allow_http = true in a network that you trust";
             self.wrong("objects.endpoint", "`objects.endpoint` is plain http", help);
         }
-        for (path, url) in [
-            ("gateway.public_url", &s.gateway.public_url),
-            ("objects.endpoint", &s.objects.endpoint),
-        ] {
-            let http = |url: &String| {
-                ["http://", "https://"]
-                    .iter()
-                    .any(|scheme| url.starts_with(scheme))
-            };
+        for (path, url) in
+            [("gateway.public_url", &s.gateway.public_url), ("objects.endpoint", &s.objects.endpoint)]
+        {
+            let http = |url: &String| ["http://", "https://"].iter().any(|scheme| url.starts_with(scheme));
             if url.as_ref().is_some_and(|url| !http(url)) {
                 self.wrong(
                     path,
@@ -213,64 +163,36 @@ impl Checker {
         let allowed = |b: u8| b.is_ascii_alphanumeric() || b"._-".contains(&b);
         if prefix.is_empty() || prefix.len() > 200 || !prefix.bytes().all(allowed) {
             let help = "use 1 to 200 letters, digits, `.`, `_` and `-`";
-            self.wrong(
-                "broker.topic_prefix",
-                "`broker.topic_prefix` is no part of a topic's name",
-                help,
-            );
+            self.wrong("broker.topic_prefix", "`broker.topic_prefix` is no part of a topic's name", help);
         }
         for block in &s.notifier.webhook_allow {
             if block.parse::<ipnet::IpNet>().is_err() {
                 let message = format!("`notifier.webhook_allow`: `{block}` is no block of addresses");
-                self.wrong(
-                    "notifier.webhook_allow",
-                    message,
-                    "write it as 10.1.0.0/16 or fd00::/8",
-                );
+                self.wrong("notifier.webhook_allow", message, "write it as 10.1.0.0/16 or fd00::/8");
             }
         }
     }
 
     fn secrets(&mut self, s: &Settings) {
-        if s.gateway
-            .jwt_secret
-            .as_ref()
-            .is_some_and(|secret| secret.expose().len() < JWT_SECRET_BYTES_MIN)
-        {
+        if s.gateway.jwt_secret.as_ref().is_some_and(|secret| secret.expose().len() < JWT_SECRET_BYTES_MIN) {
             let help = format!("write at least {JWT_SECRET_BYTES_MIN} random bytes: openssl rand -base64 48");
-            self.wrong(
-                "gateway.jwt_secret",
-                "`gateway.jwt_secret` is too short to be safe",
-                help,
-            );
+            self.wrong("gateway.jwt_secret", "`gateway.jwt_secret` is too short to be safe", help);
         }
         let smtp = &s.notifier.smtp;
         if smtp.user.is_some() != smtp.password.is_some() {
             let help = "give both, or neither when the server asks for no login";
-            self.wrong(
-                "notifier.smtp.user",
-                "`notifier.smtp` has one of `user` and `password` only",
-                help,
-            );
+            self.wrong("notifier.smtp.user", "`notifier.smtp` has one of `user` and `password` only", help);
         }
         if smtp.user.is_some() && smtp.tls == SmtpTls::None {
             let help = "use tls = \"starttls\" or \"implicit\"";
-            self.wrong(
-                "notifier.smtp.tls",
-                "the mail password would be sent in plain text",
-                help,
-            );
+            self.wrong("notifier.smtp.tls", "the mail password would be sent in plain text", help);
         }
     }
 
     fn telemetry(&mut self, s: &Settings) {
         if let Err(error) = tracing_subscriber::EnvFilter::try_new(&s.telemetry.log) {
             let message = format!("`telemetry.log`: {error}");
-            self.wrong(
-                "telemetry.log",
-                message,
-                "write a level such as info, or warn,tidemill=debug",
-            );
+            self.wrong("telemetry.log", message, "write a level such as info, or warn,tidemill=debug");
         }
     }
 
@@ -297,11 +219,7 @@ impl Checker {
         }
         if smtp && outbox {
             let help = "keep notifier.smtp for real mail, or notifier.outbox for files";
-            self.wrong(
-                "notifier.outbox",
-                "mail goes to a server or to a folder, and both are named",
-                help,
-            );
+            self.wrong("notifier.outbox", "mail goes to a server or to a folder, and both are named", help);
         }
     }
 }

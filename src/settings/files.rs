@@ -11,9 +11,7 @@ const SECRET_BYTES_MAX: u64 = 64 << 10;
 pub fn read_bounded(path: &Path, bytes_max: u64) -> std::io::Result<String> {
     let size = std::fs::metadata(path)?.len();
     if size > bytes_max {
-        return Err(std::io::Error::other(format!(
-            "it has {size} bytes, {bytes_max} are allowed"
-        )));
+        return Err(std::io::Error::other(format!("it has {size} bytes, {bytes_max} are allowed")));
     }
     std::fs::read_to_string(path)
 }
@@ -22,27 +20,11 @@ pub fn read_bounded(path: &Path, bytes_max: u64) -> std::io::Result<String> {
 pub fn read_secret_files(settings: &mut Settings) -> Vec<(String, String, String)> {
     let mut problems = Vec::new();
     let single = [
-        (
-            "database.url",
-            &settings.database.url_file,
-            &mut settings.database.url,
-        ),
+        ("database.url", &settings.database.url_file, &mut settings.database.url),
         ("tables.url", &settings.tables.url_file, &mut settings.tables.url),
-        (
-            "objects.access_key",
-            &settings.objects.access_key_file,
-            &mut settings.objects.access_key,
-        ),
-        (
-            "objects.secret_key",
-            &settings.objects.secret_key_file,
-            &mut settings.objects.secret_key,
-        ),
-        (
-            "gateway.jwt_secret",
-            &settings.gateway.jwt_secret_file,
-            &mut settings.gateway.jwt_secret,
-        ),
+        ("objects.access_key", &settings.objects.access_key_file, &mut settings.objects.access_key),
+        ("objects.secret_key", &settings.objects.secret_key_file, &mut settings.objects.secret_key),
+        ("gateway.jwt_secret", &settings.gateway.jwt_secret_file, &mut settings.gateway.jwt_secret),
         (
             "notifier.smtp.password",
             &settings.notifier.smtp.password_file,
@@ -57,26 +39,13 @@ pub fn read_secret_files(settings: &mut Settings) -> Vec<(String, String, String
         }
     }
     let maps = [
-        (
-            "broker.client",
-            &settings.broker.client_files,
-            &mut settings.broker.client,
-        ),
-        (
-            "notifier.secrets",
-            &settings.notifier.secrets_files,
-            &mut settings.notifier.secrets,
-        ),
+        ("broker.client", &settings.broker.client_files, &mut settings.broker.client),
+        ("notifier.secrets", &settings.notifier.secrets_files, &mut settings.notifier.secrets),
     ];
     for (name, files, secrets) in maps {
         for (key, file) in files {
             let twin = format!("{name}.{key}");
-            match read_secret(
-                &format!("{name}_files.{key}"),
-                file,
-                secrets.contains_key(key),
-                &twin,
-            ) {
+            match read_secret(&format!("{name}_files.{key}"), file, secrets.contains_key(key), &twin) {
                 Ok(found) => drop(secrets.insert(key.clone(), found)),
                 Err(problem) => problems.push(problem),
             }
@@ -99,11 +68,7 @@ fn read_secret(
         Ok(text) => Ok(Secret::new(text.trim_end_matches(['\r', '\n']))),
         Err(error) => {
             let message = format!("`{name}`: failed to read `{}`: {error}", file.display());
-            Err((
-                name.to_owned(),
-                message,
-                "name a readable file that holds only the secret".to_owned(),
-            ))
+            Err((name.to_owned(), message, "name a readable file that holds only the secret".to_owned()))
         }
     }
 }

@@ -44,14 +44,8 @@ impl Sources {
     /// The sources of this process.
     pub fn of_process(file: Option<PathBuf>, flags: Vec<(String, String, String)>) -> Self {
         let text = |value: std::ffi::OsString| value.to_string_lossy().into_owned();
-        let variables = std::env::vars_os()
-            .map(|(name, value)| (text(name), text(value)))
-            .collect();
-        Self {
-            file,
-            variables,
-            flags,
-        }
+        let variables = std::env::vars_os().map(|(name, value)| (text(name), text(value))).collect();
+        Self { file, variables, flags }
     }
 }
 
@@ -71,19 +65,11 @@ impl Loaded {
         for found in check::check(&self.settings, purpose) {
             let origin = self.origins.get(found.path).cloned().unwrap_or(Origin::Nowhere);
             if origin == Origin::Nowhere || !wrong.contains(&origin) {
-                problems.push(SettingsProblem {
-                    origin,
-                    message: found.message,
-                    help: found.help,
-                });
+                problems.push(SettingsProblem { origin, message: found.message, help: found.help });
             }
         }
         problems.sort_by_key(|problem| problem.origin.rank());
-        if problems.is_empty() {
-            Ok(self.settings)
-        } else {
-            Err(SettingsProblems(problems))
-        }
+        if problems.is_empty() { Ok(self.settings) } else { Err(SettingsProblems(problems)) }
     }
 }
 
@@ -123,19 +109,11 @@ struct Loader {
 impl Loader {
     fn new() -> Self {
         let known = serde_json::to_value(Settings::default()).unwrap_or_default();
-        Self {
-            known,
-            given: BTreeMap::new(),
-            problems: Vec::new(),
-        }
+        Self { known, given: BTreeMap::new(), problems: Vec::new() }
     }
 
     fn problem(&mut self, origin: Origin, message: impl Into<String>, help: impl Into<String>) {
-        self.problems.push(SettingsProblem {
-            origin,
-            message: message.into(),
-            help: help.into(),
-        });
+        self.problems.push(SettingsProblem { origin, message: message.into(), help: help.into() });
     }
 
     fn file(&mut self, named: Option<&Path>) {
@@ -166,13 +144,7 @@ impl Loader {
                 DeValue::Table(inner) if !inner.is_empty() => self.table(file, text, path, inner),
                 _ => {
                     let origin = place(file, text, key.span().start);
-                    self.give(
-                        path.clone(),
-                        Given {
-                            meanings: vec![to_json(value)],
-                            origin,
-                        },
-                    );
+                    self.give(path.clone(), Given { meanings: vec![to_json(value)], origin });
                 }
             }
             path.pop();
@@ -197,9 +169,7 @@ impl Loader {
         let mut parts: Vec<String> = path.split('.').map(str::to_owned).collect();
         // Below a map the rest is one key, whatever dots are in it.
         let map = (1..parts.len()).find(|depth| {
-            self.known_at(&parts[..*depth])
-                .and_then(Value::as_object)
-                .is_some_and(Map::is_empty)
+            self.known_at(&parts[..*depth]).and_then(Value::as_object).is_some_and(Map::is_empty)
         });
         if let Some(depth) = map {
             let key = parts.split_off(depth).join(".");
@@ -291,11 +261,7 @@ impl Loader {
             let origin = origins.get(&problem.0).cloned().unwrap_or(Origin::Nowhere);
             self.problem(origin, problem.1, problem.2);
         }
-        Loaded {
-            settings,
-            origins,
-            problems: self.problems,
-        }
+        Loaded { settings, origins, problems: self.problems }
     }
 
     fn help_for(&self, path: &[String]) -> String {
@@ -374,11 +340,7 @@ fn place(path: &Path, text: &str, offset: usize) -> Origin {
     let before = text.get(..offset).unwrap_or(text);
     let line = before.matches('\n').count() + 1;
     let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
-    Origin::File {
-        path: path.to_owned(),
-        line,
-        column,
-    }
+    Origin::File { path: path.to_owned(), line, column }
 }
 
 fn to_json(value: &Spanned<DeValue<'_>>) -> Value {
@@ -392,9 +354,7 @@ fn to_json(value: &Spanned<DeValue<'_>>) -> Value {
         DeValue::Datetime(time) => Value::String(time.to_string()),
         DeValue::Array(items) => items.iter().map(to_json).collect(),
         DeValue::Table(table) => {
-            let pairs = table
-                .iter()
-                .map(|(key, value)| (key.get_ref().to_string(), to_json(value)));
+            let pairs = table.iter().map(|(key, value)| (key.get_ref().to_string(), to_json(value)));
             Value::Object(pairs.collect())
         }
     }

@@ -15,32 +15,18 @@ fn load_text(text: &str, variables: &[(&str, &str)], flags: &[(&str, &str)]) -> 
     let file = folder.path().join("tidemill.toml");
     std::fs::write(&file, text).unwrap();
     let owned = |pairs: &[(&str, &str)]| {
-        pairs
-            .iter()
-            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
-            .collect::<Vec<_>>()
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect::<Vec<_>>()
     };
-    let flags = owned(flags)
-        .into_iter()
-        .map(|(path, value)| ("--set".to_owned(), path, value))
-        .collect();
-    load(&Sources {
-        file: Some(file),
-        variables: owned(variables),
-        flags,
-    })
+    let flags = owned(flags).into_iter().map(|(path, value)| ("--set".to_owned(), path, value)).collect();
+    load(&Sources { file: Some(file), variables: owned(variables), flags })
 }
 
 fn problems(text: &str, variables: &[(&str, &str)], flags: &[(&str, &str)], purpose: Purpose) -> String {
-    let wrong = load_text(text, variables, flags)
-        .settings_for(purpose)
-        .unwrap_err();
+    let wrong = load_text(text, variables, flags).settings_for(purpose).unwrap_err();
     let lines = wrong.0.iter().map(|problem| {
         let whole = problem.to_string();
         // The folder of the test is random.
-        whole
-            .split_once("tidemill.toml:")
-            .map_or(whole.clone(), |(_, rest)| format!("file:{rest}"))
+        whole.split_once("tidemill.toml:").map_or(whole.clone(), |(_, rest)| format!("file:{rest}"))
     });
     lines.collect::<Vec<_>>().join("\n")
 }
@@ -51,11 +37,7 @@ fn defaults() -> Vec<(String, Value)> {
         match value {
             Value::Object(map) if !map.is_empty() => {
                 for (key, inner) in map {
-                    let path = if path.is_empty() {
-                        key.clone()
-                    } else {
-                        format!("{path}.{key}")
-                    };
+                    let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                     walk(&path, inner, out);
                 }
             }
@@ -100,9 +82,7 @@ fn the_example_names_every_setting_once_and_no_other() {
 
 #[test]
 fn the_example_shows_the_defaults() {
-    let settings = load_text(EXAMPLE, &[], &[])
-        .settings_for(Purpose::Command)
-        .unwrap();
+    let settings = load_text(EXAMPLE, &[], &[]).settings_for(Purpose::Command).unwrap();
     assert_eq!(settings, Settings::default());
     for (path, commented) in example_lines() {
         let (_, default) = defaults().into_iter().find(|(known, _)| *known == path).unwrap();
@@ -116,11 +96,7 @@ fn the_lines_that_are_commented_out_can_be_used() {
     let with: Vec<String> = EXAMPLE
         .lines()
         .map(|line| match line.strip_prefix("# ") {
-            Some(rest)
-                if rest
-                    .split_once(" = ")
-                    .is_some_and(|(key, _)| !key.contains([' ', '.'])) =>
-            {
+            Some(rest) if rest.split_once(" = ").is_some_and(|(key, _)| !key.contains([' ', '.'])) => {
                 rest.to_owned()
             }
             _ => line.to_owned(),
@@ -128,19 +104,12 @@ fn the_lines_that_are_commented_out_can_be_used() {
         // The files are not there, and a secret stands in one place only.
         .filter(|line| !line.contains("_file"))
         .collect();
-    let text = with.join("\n").replace(
-        "jwt_secret = \"…\"",
-        "jwt_secret = \"0123456789abcdef0123456789abcdef\"",
-    );
-    let wrong = load_text(&text, &[], &[])
-        .settings_for(Purpose::Gateway)
-        .unwrap_err();
+    let text =
+        with.join("\n").replace("jwt_secret = \"…\"", "jwt_secret = \"0123456789abcdef0123456789abcdef\"");
+    let wrong = load_text(&text, &[], &[]).settings_for(Purpose::Gateway).unwrap_err();
     // Mail goes to one place; all else is right.
     assert_eq!(wrong.0.len(), 1, "{wrong}");
-    assert!(
-        wrong.to_string().contains("mail goes to a server or to a folder"),
-        "{wrong}"
-    );
+    assert!(wrong.to_string().contains("mail goes to a server or to a folder"), "{wrong}");
 }
 
 #[test]
@@ -160,13 +129,8 @@ fn later_sources_win() {
         ("TIDEMILL_PORT", "tcp://10.0.0.1:80"),
         ("HOME", "/root"),
     ];
-    let flags = [
-        ("processor.memory", "32MiB"),
-        ("broker.client.sasl.mechanisms", "PLAIN"),
-    ];
-    let settings = load_text(text, &variables, &flags)
-        .settings_for(Purpose::Command)
-        .unwrap();
+    let flags = [("processor.memory", "32MiB"), ("broker.client.sasl.mechanisms", "PLAIN")];
+    let settings = load_text(text, &variables, &flags).settings_for(Purpose::Command).unwrap();
     assert_eq!(settings.processor.concurrency, 5);
     assert_eq!(settings.processor.memory.bytes(), 32 << 20);
     assert_eq!(settings.processor.job_limit.get().as_secs(), 5400);
@@ -198,10 +162,7 @@ x = 1
         ("TIDEMILL_OBJECTS__URL", "ftp://x"),
     ];
     let told = problems(text, &variables, &[("gateway", "x")], Purpose::Gateway);
-    assert!(
-        !told.contains("hunter2") && !told.contains("short'"),
-        "a secret is told:\n{told}"
-    );
+    assert!(!told.contains("hunter2") && !told.contains("short'"), "a secret is told:\n{told}");
     insta::assert_snapshot!(told, @r#"
     file:1:1: there is no setting `pipelins`
       help: did you mean `pipelines`?
@@ -237,27 +198,13 @@ x = 1
 #[test]
 fn a_role_says_all_that_it_misses() {
     for (purpose, missing) in [
-        (
-            Purpose::Gateway,
-            vec![
-                "database.url",
-                "objects.url",
-                "broker.servers",
-                "gateway.jwt_secret",
-            ],
-        ),
-        (
-            Purpose::Processor,
-            vec!["database.url", "objects.url", "broker.servers"],
-        ),
+        (Purpose::Gateway, vec!["database.url", "objects.url", "broker.servers", "gateway.jwt_secret"]),
+        (Purpose::Processor, vec!["database.url", "objects.url", "broker.servers"]),
         (Purpose::Notifier, vec!["broker.servers", "notifier.smtp.host"]),
     ] {
         let wrong = load_text("", &[], &[]).settings_for(purpose).unwrap_err();
-        let found: Vec<&str> = wrong
-            .0
-            .iter()
-            .filter_map(|problem| problem.message.split('`').nth(1))
-            .collect();
+        let found: Vec<&str> =
+            wrong.0.iter().filter_map(|problem| problem.message.split('`').nth(1)).collect();
         assert_eq!(found, missing);
         assert!(wrong.to_string().contains("TIDEMILL_BROKER__SERVERS"), "{wrong}");
     }
@@ -272,54 +219,31 @@ fn a_secret_may_stand_in_a_file() {
     let file = folder.path().join("jwt");
     std::fs::write(&file, "0123456789abcdef0123456789abcdef\n").unwrap();
     let path = file.to_str().unwrap();
-    let flags = [
-        ("gateway.jwt_secret_file", path),
-        ("notifier.secrets_files.crm", path),
-    ];
+    let flags = [("gateway.jwt_secret_file", path), ("notifier.secrets_files.crm", path)];
     let settings = load_text("", &[], &flags).settings_for(Purpose::Command).unwrap();
     assert_eq!(settings.gateway.jwt_secret.unwrap().expose().len(), 32);
     assert_eq!(settings.notifier.secrets["crm"].expose().len(), 32);
 
     let both = problems("[gateway]\njwt_secret = 'x'", &[], &flags[..1], Purpose::Command);
-    assert!(
-        both.contains("both `gateway.jwt_secret` and `gateway.jwt_secret_file` are given"),
-        "{both}"
-    );
+    assert!(both.contains("both `gateway.jwt_secret` and `gateway.jwt_secret_file` are given"), "{both}");
     let none = problems("[tables]\nurl_file = '/nowhere/url'", &[], &[], Purpose::Command);
-    assert!(
-        none.starts_with("file:2:1: `tables.url_file`: failed to read `/nowhere/url`"),
-        "{none}"
-    );
+    assert!(none.starts_with("file:2:1: `tables.url_file`: failed to read `/nowhere/url`"), "{none}");
 }
 
 #[test]
 fn a_file_that_is_not_toml_is_told_with_its_lines() {
     let told = problems("[gateway\nlisten = \n", &[], &[], Purpose::Command);
     assert!(told.contains("file:1:") && told.contains("file:2:"), "{told}");
-    let missing = load(&Sources {
-        file: Some(Path::new("/nowhere.toml").into()),
-        ..Sources::default()
-    });
+    let missing = load(&Sources { file: Some(Path::new("/nowhere.toml").into()), ..Sources::default() });
     let told = missing.settings_for(Purpose::Command).unwrap_err().to_string();
-    assert!(
-        told.contains("failed to read settings file `/nowhere.toml`"),
-        "{told}"
-    );
+    assert!(told.contains("failed to read settings file `/nowhere.toml`"), "{told}");
 }
 
 #[test]
 fn no_text_makes_the_loader_panic() {
-    for text in [
-        "",
-        "=",
-        "[",
-        "a.b.c.d = 1",
-        "database = 1",
-        "[[gateway]]",
-        "notifier.smtp = []",
-        "\u{0}",
-        "é = é",
-    ] {
+    for text in
+        ["", "=", "[", "a.b.c.d = 1", "database = 1", "[[gateway]]", "notifier.smtp = []", "\u{0}", "é = é"]
+    {
         load_text(
             text,
             &[("TIDEMILL_", "x"), ("TIDEMILL___", ""), ("TIDEMILL_é", "é")],

@@ -19,13 +19,7 @@ const SIZES: [(&str, u64); 9] = [
 ];
 
 /// Units of time in milliseconds, the largest first.
-const TIMES: [(&str, u64); 5] = [
-    ("d", 86_400_000),
-    ("h", 3_600_000),
-    ("m", 60_000),
-    ("s", 1_000),
-    ("ms", 1),
-];
+const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
 /// A number of bytes, written with its unit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -64,9 +58,7 @@ impl ByteSize {
 
 impl fmt::Display for ByteSize {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let whole = SIZES
-            .iter()
-            .find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
+        let whole = SIZES.iter().find(|(_, factor)| self.0 >= *factor && self.0.is_multiple_of(*factor));
         let (unit, factor) = whole.unwrap_or(&("B", 1));
         write!(f, "{}{unit}", self.0 / factor)
     }
@@ -177,11 +169,7 @@ mod tests {
             ("0B", 0, "0B"),
         ] {
             let size = ByteSize::parse(text).unwrap();
-            assert_eq!(
-                (size.bytes(), size.to_string().as_str()),
-                (bytes, written),
-                "{text}"
-            );
+            assert_eq!((size.bytes(), size.to_string().as_str()), (bytes, written), "{text}");
         }
         for wrong in ["", "5", "GiB", "-1B", "1.5GiB", "99999999TiB", "1é"] {
             assert_eq!(ByteSize::parse(wrong), None, "{wrong}");
@@ -198,11 +186,7 @@ mod tests {
             ("0s", 0, "0s"),
         ] {
             let span = Span::parse(text).unwrap();
-            assert_eq!(
-                (span.get().as_millis(), span.to_string().as_str()),
-                (millis, written),
-                "{text}"
-            );
+            assert_eq!((span.get().as_millis(), span.to_string().as_str()), (millis, written), "{text}");
         }
         for wrong in ["", "15", "m", "-1s", "1 fortnight", "99999999999999d", "1é"] {
             assert_eq!(Span::parse(wrong), None, "{wrong}");

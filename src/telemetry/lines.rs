@@ -26,10 +26,7 @@ pub struct JsonLines<W> {
 impl JsonLines<std::io::Stderr> {
     /// Lines to stderr.
     pub fn to_stderr(role: &'static str) -> Self {
-        Self {
-            role,
-            open: std::io::stderr,
-        }
+        Self { role, open: std::io::stderr }
     }
 }
 
@@ -64,11 +61,7 @@ where
         line.insert("level".to_owned(), event.metadata().level().as_str().into());
         line.insert("role".to_owned(), self.role.into());
         line.insert("target".to_owned(), event.metadata().target().into());
-        for span in context
-            .event_scope(event)
-            .into_iter()
-            .flat_map(|scope| scope.from_root())
-        {
+        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
             if let Some(fields) = span.extensions().get::<SpanFields>() {
                 line.extend(fields.0.clone());
             }
@@ -145,10 +138,7 @@ mod tests {
 
     impl Write for ToMemory {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            WRITTEN
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .extend_from_slice(bytes);
+            WRITTEN.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
             Ok(bytes.len())
         }
 
@@ -159,10 +149,7 @@ mod tests {
 
     #[test]
     fn a_line_carries_the_fields_of_its_spans() {
-        let layer = JsonLines {
-            role: "processor",
-            open: || ToMemory,
-        };
+        let layer = JsonLines { role: "processor", open: || ToMemory };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
             let span = tracing::info_span!("job", job_id = "0190", worker = tracing::field::Empty);
             span.record("worker", "a\nb");

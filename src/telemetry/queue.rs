@@ -46,16 +46,10 @@ impl QueueWatch {
             log,
             groups,
             by_status: IntGaugeVec::new(Opts::new("tidemill_jobs", "Jobs by status."), &["status"])?,
-            oldest: Gauge::new(
-                "tidemill_queue_oldest_age_seconds",
-                "Age of the oldest queued job.",
-            )?,
+            oldest: Gauge::new("tidemill_queue_oldest_age_seconds", "Age of the oldest queued job.")?,
             outbox: IntGauge::new("tidemill_outbox_length", "Events that wait for the relay.")?,
             lag: IntGaugeVec::new(
-                Opts::new(
-                    "tidemill_log_lag_records",
-                    "Records that a group has not done yet.",
-                ),
+                Opts::new("tidemill_log_lag_records", "Records that a group has not done yet."),
                 &["topic", "partition"],
             )?,
         };
@@ -98,9 +92,7 @@ impl QueueWatch {
     fn set_stats(&self, stats: &QueueStats) {
         let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         for (status, count) in &stats.jobs {
-            self.by_status
-                .with_label_values(&[status.as_str()])
-                .set(whole(*count));
+            self.by_status.with_label_values(&[status.as_str()]).set(whole(*count));
         }
         self.oldest.set(stats.oldest_queued_age_seconds);
         self.outbox.set(whole(stats.outbox_length));

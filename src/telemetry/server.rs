@@ -43,10 +43,7 @@ impl Readiness {
     pub async fn ask(&self) -> Vec<(&'static str, Result<(), String>)> {
         let asked = self.0.iter().map(|(part, check)| async move {
             let answer = tokio::time::timeout(CHECK_MAX, check()).await;
-            (
-                *part,
-                answer.unwrap_or_else(|_| Err("did not answer in time".to_owned())),
-            )
+            (*part, answer.unwrap_or_else(|_| Err("did not answer in time".to_owned())))
         });
         futures::future::join_all(asked).await
     }
@@ -92,24 +89,9 @@ async fn ready(State(shown): State<Arc<Shown>>) -> Response {
     let parts: serde_json::Map<String, serde_json::Value> = answers
         .iter()
         .map(|(part, answer)| {
-            (
-                (*part).to_owned(),
-                if answer.is_ok() {
-                    "ok".into()
-                } else {
-                    "does not answer".into()
-                },
-            )
+            ((*part).to_owned(), if answer.is_ok() { "ok".into() } else { "does not answer".into() })
         })
         .collect();
-    let status = if all {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (
-        status,
-        axum::Json(serde_json::json!({ "ready": all, "parts": parts })),
-    )
-        .into_response()
+    let status = if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, axum::Json(serde_json::json!({ "ready": all, "parts": parts }))).into_response()
 }

@@ -66,19 +66,13 @@ impl UploadBody {
                 None => None,
             }
         });
-        Self {
-            stream: stream.fuse().boxed(),
-            fault: None,
-        }
+        Self { stream: stream.fuse().boxed(), fault: None }
     }
 
     /// The field `file` of the form that this body is, and the name that the form gives the file.
     /// The stream ends well only when the rest of the form holds no second file.
     pub(super) async fn file_of_form(self, boundary: String) -> Result<(Self, Option<String>), BodyFault> {
-        let mut form = Form {
-            parts: Multipart::new(self.stream, boundary),
-            skipped_bytes: 0,
-        };
+        let mut form = Form { parts: Multipart::new(self.stream, boundary), skipped_bytes: 0 };
         let Some(file) = form.next_file().await? else {
             return Err(BodyFault::Form("the form has no field `file`".to_owned()));
         };
@@ -87,19 +81,13 @@ impl UploadBody {
         let rest = stream::once(async move {
             match form.next_file().await {
                 Ok(None) => Ok(Bytes::new()),
-                Ok(Some(_)) => Err(BodyFault::Form(
-                    "the form has two fields `file`; send one file at a time".to_owned(),
-                )),
+                Ok(Some(_)) => {
+                    Err(BodyFault::Form("the form has two fields `file`; send one file at a time".to_owned()))
+                }
                 Err(fault) => Err(fault),
             }
         });
-        Ok((
-            Self {
-                stream: file.chain(rest).fuse().boxed(),
-                fault: None,
-            },
-            file_name,
-        ))
+        Ok((Self { stream: file.chain(rest).fuse().boxed(), fault: None }, file_name))
     }
 
     pub(super) fn take_fault(&mut self) -> Option<BodyFault> {
@@ -140,9 +128,7 @@ impl Guard {
             }
         };
         match next {
-            Err(_) => Some(Err(BodyFault::Stalled {
-                seconds: self.idle.as_secs(),
-            })),
+            Err(_) => Some(Err(BodyFault::Stalled { seconds: self.idle.as_secs() })),
             Ok(Some(Ok(bytes))) => {
                 self.received_bytes += bytes.len() as u64;
                 Some(Ok(bytes))
@@ -159,10 +145,9 @@ impl Guard {
     fn end(&self) -> Option<Result<Bytes, BodyFault>> {
         match self.length_bytes {
             _ if self.break_off.is_cancelled() => Some(Err(BodyFault::Stopping)),
-            Some(length_bytes) if length_bytes != self.received_bytes => Some(Err(BodyFault::Short {
-                received_bytes: self.received_bytes,
-                length_bytes,
-            })),
+            Some(length_bytes) if length_bytes != self.received_bytes => {
+                Some(Err(BodyFault::Short { received_bytes: self.received_bytes, length_bytes }))
+            }
             _ => None,
         }
     }

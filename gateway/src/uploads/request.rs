@@ -54,12 +54,7 @@ impl Request {
         }
         let disposition = text(headers, &CONTENT_DISPOSITION)?.and_then(file_name_of);
         let file_name = name.or(disposition).and_then(|name| clean(&name));
-        Ok(Self {
-            kind,
-            length,
-            file_name,
-            idempotency_key: idempotency_key(headers)?,
-        })
+        Ok(Self { kind, length, file_name, idempotency_key: idempotency_key(headers)? })
     }
 }
 
@@ -84,11 +79,7 @@ fn kind(headers: &HeaderMap) -> Result<Kind, Problem> {
     };
     let essence: String = essence.chars().take(80).collect();
     let detail = format!("this pipeline does not take a body of type `{essence}`: {hint}");
-    Err(Problem::new(
-        StatusCode::UNSUPPORTED_MEDIA_TYPE,
-        "unsupported_type",
-        detail,
-    ))
+    Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_type", detail))
 }
 
 fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
@@ -96,11 +87,7 @@ fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
         None | Some("identity") => Ok(()),
         Some(_) => {
             let detail = "the body must come without `content-encoding`";
-            Err(Problem::new(
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                "unsupported_encoding",
-                detail,
-            ))
+            Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported_encoding", detail))
         }
     }
 }
@@ -132,9 +119,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
 }
 
 fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a str>, Problem> {
-    let value = headers
-        .get(name)
-        .map(|value| std::str::from_utf8(value.as_bytes()));
+    let value = headers.get(name).map(|value| std::str::from_utf8(value.as_bytes()));
     value
         .transpose()
         .map_err(|_| Problem::bad_request("bad_header", format!("the header `{name}` is not UTF-8 text")))
@@ -149,9 +134,7 @@ fn file_name_of(disposition: &str) -> Option<String> {
         })
     };
     let extended = parameter("filename*").and_then(|value| {
-        let encoded = value
-            .get(..7)
-            .filter(|start| start.eq_ignore_ascii_case("utf-8''"))?;
+        let encoded = value.get(..7).filter(|start| start.eq_ignore_ascii_case("utf-8''"))?;
         percent_decoded(&value[encoded.len()..])
     });
     extended.or_else(|| parameter("filename").map(|value| value.trim_matches('"').to_owned()))
@@ -174,11 +157,7 @@ fn percent_decoded(text: &str) -> Option<String> {
 /// The last part of a path, without control characters, cut; `None` when nothing is left.
 pub(super) fn clean(name: &str) -> Option<String> {
     let last = name.rsplit(['/', '\\']).next().unwrap_or(name);
-    let kept: String = last
-        .chars()
-        .filter(|c| !c.is_control())
-        .take(FILE_NAME_CHARS_MAX)
-        .collect();
+    let kept: String = last.chars().filter(|c| !c.is_control()).take(FILE_NAME_CHARS_MAX).collect();
     let kept = kept.trim();
     (!kept.is_empty()).then(|| kept.to_owned())
 }
@@ -192,10 +171,7 @@ mod tests {
         for (given, expected) in [
             ("attachment; filename=\"a b.csv\"", Some("a b.csv")),
             ("attachment; filename=a.csv", Some("a.csv")),
-            (
-                "attachment; filename=\"x.csv\"; filename*=UTF-8''%c3%a9t%C3%A9.csv",
-                Some("été.csv"),
-            ),
+            ("attachment; filename=\"x.csv\"; filename*=UTF-8''%c3%a9t%C3%A9.csv", Some("été.csv")),
             ("attachment; filename*=UTF-8''%zz; filename=b.csv", Some("b.csv")),
             ("attachment; filename*=UTF-8''%f", None),
             ("attachment", None),

@@ -34,9 +34,7 @@ pub(super) struct Passwords {
 
 impl Passwords {
     pub(super) fn new() -> Self {
-        Self {
-            places: Arc::new(Semaphore::new(HASHES_MAX)),
-        }
+        Self { places: Arc::new(Semaphore::new(HASHES_MAX)) }
     }
 
     pub(super) async fn hash(&self, password: SecretString) -> Result<String, UsersError> {
@@ -114,10 +112,7 @@ mod tests {
     async fn a_password_out_of_bounds_is_refused() {
         let passwords = Passwords::new();
         for bad in ["short".to_owned(), "x".repeat(BYTES_MAX + 1)] {
-            assert!(matches!(
-                passwords.hash(bad.into()).await,
-                Err(UsersError::BadPassword)
-            ));
+            assert!(matches!(passwords.hash(bad.into()).await, Err(UsersError::BadPassword)));
         }
     }
 

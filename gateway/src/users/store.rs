@@ -45,11 +45,7 @@ impl Users {
             .await
             .map_err(failed("remove a user"))?;
         self.forget(name);
-        if done.rows_affected() == 0 {
-            Err(UsersError::Unknown(name.to_owned()))
-        } else {
-            Ok(())
-        }
+        if done.rows_affected() == 0 { Err(UsersError::Unknown(name.to_owned())) } else { Ok(()) }
     }
 
     /// Gives a right. Safe to repeat.
@@ -110,11 +106,7 @@ impl Users {
             .execute(self.jobs.pool())
             .await
             .map_err(failed("change a password"))?;
-        if done.rows_affected() == 0 {
-            Err(UsersError::Unknown(name.to_owned()))
-        } else {
-            Ok(())
-        }
+        if done.rows_affected() == 0 { Err(UsersError::Unknown(name.to_owned())) } else { Ok(()) }
     }
 
     /// The hash of this user, `None` when there is no such user.
@@ -161,10 +153,7 @@ fn read_grant(user: &str, row: &sqlx::any::AnyRow) -> Result<Grant, UsersError> 
     let read = failed("read grants");
     let scope: String = row.try_get("pipeline").map_err(&read)?;
     let permission: String = row.try_get("permission").map_err(&read)?;
-    let malformed = |what: String| UsersError::Malformed {
-        user: user.to_owned(),
-        what,
-    };
+    let malformed = |what: String| UsersError::Malformed { user: user.to_owned(), what };
     Ok(Grant {
         scope: Scope::parse(&scope).map_err(|error| malformed(error.to_string()))?,
         permission: Permission::parse(&permission)
@@ -177,7 +166,5 @@ fn failed(action: &'static str) -> impl Fn(sqlx::Error) -> UsersError {
 }
 
 fn is_taken(error: &sqlx::Error) -> bool {
-    error
-        .as_database_error()
-        .is_some_and(|error| error.is_unique_violation())
+    error.as_database_error().is_some_and(|error| error.is_unique_violation())
 }

@@ -9,24 +9,14 @@ use crate::support::{PASSWORD, SECRET, Server, claims, now, problem, signed};
 #[tokio::test]
 async fn a_login_gives_a_token_that_the_other_routes_take() {
     let server = Server::start().await;
-    let login = server
-        .bare(Method::POST, "/v1/login")
-        .basic_auth("sender", Some(PASSWORD));
+    let login = server.bare(Method::POST, "/v1/login").basic_auth("sender", Some(PASSWORD));
     let login: Value = login.send().await.unwrap().json().await.unwrap();
-    assert_eq!(
-        (&login["token_type"], &login["expires_in"]),
-        (&json!("Bearer"), &json!(28800))
-    );
-    let me = server
-        .bare(Method::GET, "/v1/me")
-        .bearer_auth(login["token"].as_str().unwrap());
+    assert_eq!((&login["token_type"], &login["expires_in"]), (&json!("Bearer"), &json!(28800)));
+    let me = server.bare(Method::GET, "/v1/me").bearer_auth(login["token"].as_str().unwrap());
     let me: Value = me.send().await.unwrap().json().await.unwrap();
     assert_eq!(me["user"], "sender");
     assert_eq!(me["admin"], false);
-    assert_eq!(
-        me["permissions"],
-        json!([{"pipeline": "sales", "send": true, "read": false}])
-    );
+    assert_eq!(me["permissions"], json!([{"pipeline": "sales", "send": true, "read": false}]));
     assert!(me["expires_at"].as_str().unwrap().ends_with('Z'), "{me}");
 }
 
@@ -34,24 +24,12 @@ async fn a_login_gives_a_token_that_the_other_routes_take() {
 async fn wrong_credentials_are_refused_alike_for_known_and_unknown_users() {
     let server = Server::start().await;
     let mut details = Vec::new();
-    for (user, password) in [
-        ("sender", "wrong password"),
-        ("nobody", PASSWORD),
-        ("Sender", PASSWORD),
-        ("", ""),
-    ] {
-        let response = server
-            .bare(Method::POST, "/v1/login")
-            .basic_auth(user, Some(password))
-            .send()
-            .await
-            .unwrap();
-        assert!(
-            response.headers()["www-authenticate"]
-                .to_str()
-                .unwrap()
-                .starts_with("Basic realm=")
-        );
+    for (user, password) in
+        [("sender", "wrong password"), ("nobody", PASSWORD), ("Sender", PASSWORD), ("", "")]
+    {
+        let response =
+            server.bare(Method::POST, "/v1/login").basic_auth(user, Some(password)).send().await.unwrap();
+        assert!(response.headers()["www-authenticate"].to_str().unwrap().starts_with("Basic realm="));
         details.push(problem(response, 401, "bad_credentials").await["detail"].clone());
     }
     details.dedup();
@@ -61,13 +39,7 @@ async fn wrong_credentials_are_refused_alike_for_known_and_unknown_users() {
 #[tokio::test]
 async fn a_login_without_readable_credentials_is_refused() {
     let server = Server::start().await;
-    for header in [
-        None,
-        Some("Basic"),
-        Some("Basic ???"),
-        Some("Basic bm9jb2xvbg=="),
-        Some("Bearer abc"),
-    ] {
+    for header in [None, Some("Basic"), Some("Basic ???"), Some("Basic bm9jb2xvbg=="), Some("Bearer abc")] {
         let mut request = server.bare(Method::POST, "/v1/login");
         if let Some(header) = header {
             request = request.header("authorization", header);
@@ -79,21 +51,13 @@ async fn a_login_without_readable_credentials_is_refused() {
 #[tokio::test]
 async fn guessing_passwords_is_slowed_and_says_when_to_come_back() {
     let server = Server::start_with(|parts| parts.settings.logins_per_minute = 2.try_into().unwrap()).await;
-    let guess = |user: &'static str| {
-        server
-            .bare(Method::POST, "/v1/login")
-            .basic_auth(user, Some("wrong"))
-            .send()
-    };
+    let guess =
+        |user: &'static str| server.bare(Method::POST, "/v1/login").basic_auth(user, Some("wrong")).send();
     for _ in 0..2 {
         problem(guess("sender").await.unwrap(), 401, "bad_credentials").await;
     }
     let response = guess("sender").await.unwrap();
-    let seconds: u64 = response.headers()["retry-after"]
-        .to_str()
-        .unwrap()
-        .parse()
-        .unwrap();
+    let seconds: u64 = response.headers()["retry-after"].to_str().unwrap().parse().unwrap();
     assert!((1..=60).contains(&seconds), "{seconds}");
     problem(response, 429, "too_many_logins").await;
     problem(guess("reader").await.unwrap(), 401, "bad_credentials").await;
@@ -126,38 +90,18 @@ async fn a_token_is_refused_that_is_missing_forged_expired_early_or_for_another_
         "abc".to_owned(),
     ];
     for token in bad {
-        let response = server
-            .bare(Method::GET, "/v1/me")
-            .bearer_auth(&token)
-            .send()
-            .await
-            .unwrap();
-        assert!(
-            response.headers()["www-authenticate"]
-                .to_str()
-                .unwrap()
-                .starts_with("Bearer realm=")
-        );
+        let response = server.bare(Method::GET, "/v1/me").bearer_auth(&token).send().await.unwrap();
+        assert!(response.headers()["www-authenticate"].to_str().unwrap().starts_with("Bearer realm="));
         problem(response, 401, "unauthorized").await;
     }
-    for path in [
-        "/v1/me",
-        "/v1/pipelines",
-        "/v1/pipelines/sales",
-        "/v1/jobs",
-        "/v1/jobs/x",
-        "/v1/jobs/x/rejects",
-    ] {
+    for path in
+        ["/v1/me", "/v1/pipelines", "/v1/pipelines/sales", "/v1/jobs", "/v1/jobs/x", "/v1/jobs/x/rejects"]
+    {
         let response = server.bare(Method::GET, path).send().await.unwrap();
         problem(response, 401, "unauthorized").await;
     }
     let expired = with("exp", json!(now() - 60));
-    let response = server
-        .bare(Method::GET, "/v1/me")
-        .bearer_auth(expired)
-        .send()
-        .await
-        .unwrap();
+    let response = server.bare(Method::GET, "/v1/me").bearer_auth(expired).send().await.unwrap();
     let detail = problem(response, 401, "unauthorized").await["detail"].to_string();
     assert!(detail.contains("expired"), "{detail}");
 }
@@ -167,12 +111,7 @@ async fn the_admin_claim_of_a_token_is_not_believed() {
     let server = Server::start().await;
     let mut claims = claims("stranger");
     claims["admin"] = json!(true);
-    let me = server
-        .bare(Method::GET, "/v1/me")
-        .bearer_auth(signed(&claims, SECRET))
-        .send()
-        .await
-        .unwrap();
+    let me = server.bare(Method::GET, "/v1/me").bearer_auth(signed(&claims, SECRET)).send().await.unwrap();
     let me: Value = me.json().await.unwrap();
     assert_eq!((&me["admin"], &me["permissions"]), (&json!(false), &json!([])));
 }
@@ -183,10 +122,7 @@ async fn a_removed_user_loses_access_though_the_token_is_good() {
     assert_eq!(server.get("/v1/me", "sender").await.status(), 200);
     server.users.remove("sender").await.unwrap();
     problem(server.get("/v1/me", "sender").await, 401, "unauthorized").await;
-    assert!(matches!(
-        server.users.remove("sender").await,
-        Err(UsersError::Unknown(_))
-    ));
+    assert!(matches!(server.users.remove("sender").await, Err(UsersError::Unknown(_))));
 }
 
 #[tokio::test]
@@ -199,20 +135,11 @@ async fn pipelines_are_shown_to_those_who_have_a_grant() {
         ("stranger", vec![]),
     ] {
         let list: Value = server.get("/v1/pipelines", user).await.json().await.unwrap();
-        let found: Vec<_> = list["pipelines"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|p| p["name"].as_str().unwrap())
-            .collect();
+        let found: Vec<_> =
+            list["pipelines"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
         assert_eq!(found, names, "{user}");
     }
-    let sales: Value = server
-        .get("/v1/pipelines/sales", "sender")
-        .await
-        .json()
-        .await
-        .unwrap();
+    let sales: Value = server.get("/v1/pipelines/sales", "sender").await.json().await.unwrap();
     assert_eq!(sales["max_size_bytes"], 64 * 1024);
     assert_eq!(sales["duplicates"], "first");
     assert_eq!(sales["tables"], json!(["sales"]));
@@ -225,47 +152,16 @@ async fn pipelines_are_shown_to_those_who_have_a_grant() {
             {"name": "item", "type": "text", "required": false, "max_length": 20},
         ])
     );
-    problem(
-        server.get("/v1/pipelines/sales", "stranger").await,
-        403,
-        "forbidden",
-    )
-    .await;
-    problem(
-        server.get("/v1/pipelines/nothing", "sender").await,
-        404,
-        "unknown_pipeline",
-    )
-    .await;
-    problem(
-        server.get("/v1/pipelines/No-Name", "sender").await,
-        404,
-        "unknown_pipeline",
-    )
-    .await;
+    problem(server.get("/v1/pipelines/sales", "stranger").await, 403, "forbidden").await;
+    problem(server.get("/v1/pipelines/nothing", "sender").await, 404, "unknown_pipeline").await;
+    problem(server.get("/v1/pipelines/No-Name", "sender").await, 404, "unknown_pipeline").await;
 }
 
 #[tokio::test]
 async fn a_grant_that_is_taken_away_is_gone_at_the_next_request() {
     let server = Server::start().await;
-    assert_eq!(
-        server
-            .upload("sales", "sender", "id\n1\n")
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        202
-    );
-    let grant = Grant {
-        scope: Scope::parse("sales").unwrap(),
-        permission: Permission::Send,
-    };
+    assert_eq!(server.upload("sales", "sender", "id\n1\n").send().await.unwrap().status(), 202);
+    let grant = Grant { scope: Scope::parse("sales").unwrap(), permission: Permission::Send };
     assert!(server.users.revoke("sender", &grant).await.unwrap());
-    problem(
-        server.upload("sales", "sender", "id\n2\n").send().await.unwrap(),
-        403,
-        "forbidden",
-    )
-    .await;
+    problem(server.upload("sales", "sender", "id\n2\n").send().await.unwrap(), 403, "forbidden").await;
 }

@@ -12,12 +12,7 @@ const REJECTS: &str =
     "line,byte_start,byte_end,column,stage,code,message,problems,raw\n2,8,14,id,decode,type,x,[],x\n";
 
 async fn list(server: &Server, query: &str, user: &str) -> (Vec<String>, Value) {
-    let list: Value = server
-        .get(&format!("/v1/jobs{query}"), user)
-        .await
-        .json()
-        .await
-        .unwrap();
+    let list: Value = server.get(&format!("/v1/jobs{query}"), user).await.json().await.unwrap();
     let ids = list["jobs"].as_array().unwrap().iter().map(job_id).collect();
     (ids, list["next_cursor"].clone())
 }
@@ -27,14 +22,7 @@ async fn each_user_sees_the_jobs_of_their_grants() {
     let server = Server::start().await;
     let own = server.uploaded("sender", "id\n1\n").await;
     let other = server.uploaded("admin", "id\n2\n").await;
-    let stock = server
-        .upload("stock", "admin", "id\n3\n")
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let stock = server.upload("stock", "admin", "id\n3\n").send().await.unwrap().json().await.unwrap();
     let stock = job_id(&stock);
     for (user, seen) in [
         ("admin", vec![&stock, &other, &own]),
@@ -42,11 +30,7 @@ async fn each_user_sees_the_jobs_of_their_grants() {
         ("sender", vec![&own]),
         ("stranger", vec![]),
     ] {
-        assert_eq!(
-            list(&server, "", user).await.0.iter().collect::<Vec<_>>(),
-            seen,
-            "{user}"
-        );
+        assert_eq!(list(&server, "", user).await.0.iter().collect::<Vec<_>>(), seen, "{user}");
         for id in [&own, &other, &stock] {
             let response = server.get(&format!("/v1/jobs/{id}"), user).await;
             if seen.contains(&id) {
@@ -57,31 +41,13 @@ async fn each_user_sees_the_jobs_of_their_grants() {
         }
     }
     // Who may read one pipeline and send to another sees all of the one and their own of the other.
-    let grant = |scope: &str, permission| Grant {
-        scope: Scope::parse(scope).unwrap(),
-        permission,
-    };
-    server
-        .users
-        .grant("sender", &grant("stock", Permission::Read))
-        .await
-        .unwrap();
+    let grant = |scope: &str, permission| Grant { scope: Scope::parse(scope).unwrap(), permission };
+    server.users.grant("sender", &grant("stock", Permission::Read)).await.unwrap();
     assert_eq!(list(&server, "", "sender").await.0, [stock.clone(), own.clone()]);
-    assert_eq!(
-        list(&server, "?pipeline=sales", "sender").await.0,
-        std::slice::from_ref(&own)
-    );
-    server
-        .users
-        .grant("stranger", &grant("*", Permission::Send))
-        .await
-        .unwrap();
+    assert_eq!(list(&server, "?pipeline=sales", "sender").await.0, std::slice::from_ref(&own));
+    server.users.grant("stranger", &grant("*", Permission::Send)).await.unwrap();
     assert!(list(&server, "", "stranger").await.0.is_empty());
-    server
-        .users
-        .grant("stranger", &grant("*", Permission::Read))
-        .await
-        .unwrap();
+    server.users.grant("stranger", &grant("*", Permission::Read)).await.unwrap();
     assert_eq!(list(&server, "", "stranger").await.0.len(), 3);
 }
 
@@ -93,59 +59,25 @@ async fn pages_of_jobs_follow_each_other_and_hold_each_job_once() {
         sent.insert(0, server.uploaded("sender", body).await);
     }
     let (first, cursor) = list(&server, "?limit=2", "sender").await;
-    let (second, end) = list(
-        &server,
-        &format!("?limit=2&cursor={}", cursor.as_str().unwrap()),
-        "sender",
-    )
-    .await;
+    let (second, end) =
+        list(&server, &format!("?limit=2&cursor={}", cursor.as_str().unwrap()), "sender").await;
     assert_eq!([first, second].concat(), sent);
     assert_eq!(end, Value::Null);
     server.finish(&sent[0], None).await;
-    assert_eq!(
-        list(&server, "?status=success&pipeline=sales", "sender").await.0,
-        [sent[0].clone()]
-    );
+    assert_eq!(list(&server, "?status=success&pipeline=sales", "sender").await.0, [sent[0].clone()]);
     assert_eq!(list(&server, "?status=queued", "sender").await.0, sent[1..]);
 }
 
 #[tokio::test]
 async fn a_list_that_cannot_be_made_is_refused() {
     let server = Server::start().await;
-    for query in [
-        "limit=0",
-        "limit=1001",
-        "limit=x",
-        "status=done",
-        "cursor=abc",
-        "nothing=1",
-    ] {
-        problem(
-            server.get(&format!("/v1/jobs?{query}"), "sender").await,
-            400,
-            "bad_query",
-        )
-        .await;
+    for query in ["limit=0", "limit=1001", "limit=x", "status=done", "cursor=abc", "nothing=1"] {
+        problem(server.get(&format!("/v1/jobs?{query}"), "sender").await, 400, "bad_query").await;
     }
-    problem(
-        server.get("/v1/jobs?pipeline=stock", "sender").await,
-        403,
-        "forbidden",
-    )
-    .await;
-    problem(
-        server.get("/v1/jobs?pipeline=nothing", "sender").await,
-        404,
-        "unknown_pipeline",
-    )
-    .await;
+    problem(server.get("/v1/jobs?pipeline=stock", "sender").await, 403, "forbidden").await;
+    problem(server.get("/v1/jobs?pipeline=nothing", "sender").await, 404, "unknown_pipeline").await;
     for id in ["x", "019a8f6e-5c1d-7a30-9d55-2f0c5a1b7e11"] {
-        problem(
-            server.get(&format!("/v1/jobs/{id}"), "admin").await,
-            404,
-            "unknown_job",
-        )
-        .await;
+        problem(server.get(&format!("/v1/jobs/{id}"), "admin").await, 404, "unknown_job").await;
     }
 }
 
@@ -154,22 +86,12 @@ async fn a_job_shows_what_became_of_its_records() {
     let server = Server::start().await;
     let id = server.uploaded("sender", "id\n1\n").await;
     server.finish(&id, Some(REJECTS)).await;
-    let job: Value = server
-        .get(&format!("/v1/jobs/{id}"), "sender")
-        .await
-        .json()
-        .await
-        .unwrap();
+    let job: Value = server.get(&format!("/v1/jobs/{id}"), "sender").await.json().await.unwrap();
     assert_eq!(job["status"], "success");
     assert_eq!(job["pipeline_version"], "v1");
     assert_eq!(job["report_file_path"], format!("jobs/{id}/report.json"));
-    let counts = [
-        "records_in",
-        "records_written",
-        "records_rejected",
-        "records_filtered",
-    ]
-    .map(|name| job[name].clone());
+    let counts = ["records_in", "records_written", "records_rejected", "records_filtered"]
+        .map(|name| job[name].clone());
     assert_eq!(counts, [json!(3), json!(2), json!(1), json!(0)]);
     assert_eq!(job["error"], Value::Null);
     assert!(job.get("attempt").is_none());
@@ -204,19 +126,11 @@ async fn waiting_for_a_change_ends_with_the_change_or_says_that_there_was_none()
     };
     for query in ["", "?wait=1"] {
         let unchanged = ask(query).await.unwrap();
-        assert_eq!(
-            (unchanged.status().as_u16(), unchanged.headers()["etag"].clone()),
-            (304, etag.clone())
-        );
+        assert_eq!((unchanged.status().as_u16(), unchanged.headers()["etag"].clone()), (304, etag.clone()));
     }
     let claim = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        server
-            .jobs
-            .claim(id.parse().unwrap(), "v1", "test", chrono::Utc::now())
-            .await
-            .unwrap()
-            .unwrap();
+        server.jobs.claim(id.parse().unwrap(), "v1", "test", chrono::Utc::now()).await.unwrap().unwrap();
     };
     let (changed, ()) = tokio::join!(ask("?wait=20"), claim);
     let changed = changed.unwrap();
@@ -229,13 +143,7 @@ async fn a_waiter_for_whom_there_is_no_place_is_answered_at_once() {
     let server = Server::start_with(|parts| parts.settings.waiters_max = 0).await;
     let id = server.uploaded("sender", "id\n1\n").await;
     let began = Instant::now();
-    assert_eq!(
-        server
-            .get(&format!("/v1/jobs/{id}?wait=30"), "sender")
-            .await
-            .status(),
-        200
-    );
+    assert_eq!(server.get(&format!("/v1/jobs/{id}?wait=30"), "sender").await.status(), 200);
     assert!(began.elapsed() < Duration::from_secs(15));
 }
 
@@ -252,10 +160,7 @@ async fn a_job_is_cancelled_and_retried_by_its_sender_or_an_admin_only() {
         problem(unknown, 404, "unknown_job").await;
     }
     let job: Value = server.post(&path("cancel"), "sender").await.json().await.unwrap();
-    assert_eq!(
-        (&job["status"], &job["error"]["code"]),
-        (&json!("failed"), &json!("cancelled"))
-    );
+    assert_eq!((&job["status"], &job["error"]["code"]), (&json!("failed"), &json!("cancelled")));
     problem(server.post(&path("cancel"), "sender").await, 409, "not_allowed").await;
     let job: Value = server.post(&path("retry"), "admin").await.json().await.unwrap();
     assert_eq!((&job["status"], &job["retries"]), (&json!("queued"), &json!(1)));
@@ -277,10 +182,7 @@ async fn rejects_are_fetched_as_csv_once_the_job_has_ended() {
     server.finish(&clean, None).await;
     let response = server.get(&format!("/v1/jobs/{clean}/rejects"), "sender").await;
     assert_eq!(response.headers()["content-type"], "text/csv; charset=utf-8");
-    assert_eq!(
-        response.text().await.unwrap(),
-        REJECTS.lines().next().unwrap().to_owned() + "\n"
-    );
+    assert_eq!(response.text().await.unwrap(), REJECTS.lines().next().unwrap().to_owned() + "\n");
 }
 
 #[tokio::test]
@@ -295,10 +197,7 @@ async fn an_artifact_is_fetched_whole_or_in_part() {
     assert_eq!(whole.headers()["content-type"], "audio/mpeg");
     assert_eq!(whole.headers()["content-length"], "10");
     assert_eq!(whole.headers()["accept-ranges"], "bytes");
-    assert_eq!(
-        whole.headers()["content-disposition"],
-        "attachment; filename=\"sound.mp3\""
-    );
+    assert_eq!(whole.headers()["content-disposition"], "attachment; filename=\"sound.mp3\"");
     let etag = whole.headers()["etag"].clone();
     assert_eq!(whole.text().await.unwrap(), "0123456789");
 
@@ -307,45 +206,23 @@ async fn an_artifact_is_fetched_whole_or_in_part() {
         ("bytes=7-", "bytes 7-9/10", "789"),
         ("bytes=-2", "bytes 8-9/10", "89"),
     ] {
-        let part = server
-            .request(Method::GET, &path, "sender")
-            .header("range", range)
-            .send()
-            .await
-            .unwrap();
+        let part = server.request(Method::GET, &path, "sender").header("range", range).send().await.unwrap();
         assert_eq!(part.status(), 206);
         assert_eq!(part.headers()["content-range"], content_range);
         assert_eq!(part.text().await.unwrap(), text);
     }
-    let outside = server
-        .request(Method::GET, &path, "sender")
-        .header("range", "bytes=10-")
-        .send()
-        .await
-        .unwrap();
+    let outside =
+        server.request(Method::GET, &path, "sender").header("range", "bytes=10-").send().await.unwrap();
     assert_eq!(outside.headers()["content-range"], "bytes */10");
     problem(outside, 416, "bad_range").await;
-    let older = server
-        .request(Method::GET, &path, "sender")
-        .header("range", "bytes=2-4")
-        .header("if-range", "\"x\"");
+    let older =
+        server.request(Method::GET, &path, "sender").header("range", "bytes=2-4").header("if-range", "\"x\"");
     assert_eq!(older.send().await.unwrap().status(), 200);
-    let known = server
-        .request(Method::GET, &path, "sender")
-        .header("if-none-match", etag)
-        .send()
-        .await
-        .unwrap();
+    let known =
+        server.request(Method::GET, &path, "sender").header("if-none-match", etag).send().await.unwrap();
     assert_eq!(known.status(), 304);
-    let head = server
-        .request(Method::HEAD, &path, "sender")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(
-        (head.status().as_u16(), &head.headers()["content-length"]),
-        (200, &"10".parse().unwrap())
-    );
+    let head = server.request(Method::HEAD, &path, "sender").send().await.unwrap();
+    assert_eq!((head.status().as_u16(), &head.headers()["content-length"]), (200, &"10".parse().unwrap()));
 }
 
 #[tokio::test]
@@ -354,29 +231,15 @@ async fn no_name_of_a_file_leads_out_of_the_job() {
     let id = server.uploaded("sender", "id\n1\n").await;
     server.finish(&id, None).await;
     server.write("jobs/secret.json", "secret");
-    let report = server
-        .get(&format!("/v1/jobs/{id}/files/report.json"), "sender")
-        .await;
+    let report = server.get(&format!("/v1/jobs/{id}/files/report.json"), "sender").await;
     assert_eq!(report.headers()["content-type"], "application/json");
-    for name in [
-        "nothing.json",
-        "..%2fsecret.json",
-        "%2e%2e%2fsecret.json",
-        "..%5csecret.json",
-        ".",
-        "a%00b",
-    ] {
+    for name in ["nothing.json", "..%2fsecret.json", "%2e%2e%2fsecret.json", "..%5csecret.json", ".", "a%00b"]
+    {
         let url = format!("/v1/jobs/{id}/files/{name}");
         let response = server.get(&url, "sender").await;
         assert_eq!(response.status(), 404, "{name}");
         assert!(!response.text().await.unwrap().contains("secret\""), "{name}");
     }
-    problem(
-        server
-            .get(&format!("/v1/jobs/{id}/files/report.json"), "stranger")
-            .await,
-        404,
-        "unknown_job",
-    )
-    .await;
+    problem(server.get(&format!("/v1/jobs/{id}/files/report.json"), "stranger").await, 404, "unknown_job")
+        .await;
 }

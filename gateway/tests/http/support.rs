@@ -90,21 +90,12 @@ impl Server {
             let stop = stop.clone();
             async move { gateway.serve(listener, stop).await }
         });
-        Self {
-            address,
-            jobs,
-            users,
-            client: Client::new(),
-            stop,
-            serving,
-            folder,
-        }
+        Self { address, jobs, users, client: Client::new(), stop, serving, folder }
     }
 
     /// A request without credentials.
     pub fn bare(&self, method: Method, path: &str) -> RequestBuilder {
-        self.client
-            .request(method, format!("http://{}{path}", self.address))
+        self.client.request(method, format!("http://{}{path}", self.address))
     }
 
     /// A request of this user.
@@ -137,12 +128,7 @@ impl Server {
     /// Claims the job and ends it well, with a report and, when given, rejects.
     pub async fn finish(&self, id: &str, rejects: Option<&str>) {
         let job: JobId = id.parse().unwrap();
-        let claim = self
-            .jobs
-            .claim(job, "v1", "test", chrono::Utc::now())
-            .await
-            .unwrap()
-            .unwrap();
+        let claim = self.jobs.claim(job, "v1", "test", chrono::Utc::now()).await.unwrap().unwrap();
         self.write(&format!("jobs/{id}/report.json"), "{\"ok\":true}");
         if let Some(rejects) = rejects {
             self.write(&format!("jobs/{id}/rejects.csv"), rejects);
@@ -154,10 +140,7 @@ impl Server {
             records_rejected: refused,
             records_filtered: 0,
         };
-        let outcome = Outcome::Success {
-            counts,
-            report: format!("jobs/{id}/report.json"),
-        };
+        let outcome = Outcome::Success { counts, report: format!("jobs/{id}/report.json") };
         assert!(self.jobs.finish(&claim, outcome, Vec::new()).await.unwrap());
     }
 
@@ -172,11 +155,7 @@ impl Server {
         fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
             for entry in std::fs::read_dir(folder).unwrap() {
                 let path = entry.unwrap().path();
-                if path.is_dir() {
-                    walk(&path, found)
-                } else {
-                    found.push(path)
-                }
+                if path.is_dir() { walk(&path, found) } else { found.push(path) }
             }
         }
         let mut found = Vec::new();
@@ -190,14 +169,7 @@ impl Server {
     }
 
     pub async fn metric(&self, line: &str) -> bool {
-        let text = self
-            .bare(Method::GET, "/metrics")
-            .send()
-            .await
-            .unwrap()
-            .text()
-            .await
-            .unwrap();
+        let text = self.bare(Method::GET, "/metrics").send().await.unwrap().text().await.unwrap();
         text.lines().any(|found| found == line)
     }
 
@@ -215,33 +187,19 @@ impl Server {
 
 async fn add_users(users: &Users) {
     // Logging in is tested with one of them; the others have tokens made by hand.
-    users
-        .add("sender", PASSWORD.to_owned().into(), false)
-        .await
-        .unwrap();
-    users
-        .add("admin", PASSWORD.to_owned().into(), true)
-        .await
-        .unwrap();
+    users.add("sender", PASSWORD.to_owned().into(), false).await.unwrap();
+    users.add("admin", PASSWORD.to_owned().into(), true).await.unwrap();
     for name in ["reader", "stranger"] {
         users.add(name, PASSWORD.to_owned().into(), false).await.unwrap();
     }
-    let grant = |permission| Grant {
-        scope: Scope::parse("sales").unwrap(),
-        permission,
-    };
+    let grant = |permission| Grant { scope: Scope::parse("sales").unwrap(), permission };
     users.grant("sender", &grant(Permission::Send)).await.unwrap();
     users.grant("reader", &grant(Permission::Read)).await.unwrap();
 }
 
 fn pipelines() -> PipelineSet {
     let files = [("sales.yaml", SALES), ("stock.yaml", STOCK)];
-    PipelineSet::from_files(
-        files
-            .map(|(name, text)| (name.to_owned(), text.to_owned()))
-            .to_vec(),
-    )
-    .unwrap()
+    PipelineSet::from_files(files.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec()).unwrap()
 }
 
 pub fn now() -> u64 {
@@ -255,12 +213,7 @@ pub fn claims(user: &str) -> Value {
 }
 
 pub fn signed(claims: &Value, secret: &str) -> String {
-    jsonwebtoken::encode(
-        &Header::default(),
-        claims,
-        &EncodingKey::from_secret(secret.as_bytes()),
-    )
-    .unwrap()
+    jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
 }
 
 pub fn token(user: &str) -> String {
@@ -285,9 +238,6 @@ pub async fn problem(response: Response, status: u16, code: &str) -> Value {
     let id = headers["x-request-id"].to_str().unwrap();
     assert_eq!(body["instance"], format!("urn:tidemill:request:{id}"), "{text}");
     let detail = body["detail"].as_str().unwrap();
-    assert!(
-        !detail.is_empty() && !detail.starts_with(char::is_uppercase),
-        "{text}"
-    );
+    assert!(!detail.is_empty() && !detail.starts_with(char::is_uppercase), "{text}");
     body
 }

@@ -15,50 +15,23 @@ use crate::support::{Server, problem};
 async fn what_is_not_there_and_what_is_not_taken_are_problems_too() {
     let server = Server::start().await;
     problem(server.get("/nothing", "admin").await, 404, "unknown_route").await;
-    problem(
-        server.get("/v1/pipelines/sales/uploads/x", "admin").await,
-        404,
-        "unknown_route",
-    )
-    .await;
-    let response = server
-        .request(Method::DELETE, "/v1/jobs", "admin")
-        .send()
-        .await
-        .unwrap();
+    problem(server.get("/v1/pipelines/sales/uploads/x", "admin").await, 404, "unknown_route").await;
+    let response = server.request(Method::DELETE, "/v1/jobs", "admin").send().await.unwrap();
     assert_eq!(response.headers()["allow"], "GET,HEAD");
     problem(response, 405, "wrong_method").await;
-    problem(
-        server.get("/v1/pipelines/sales/uploads", "admin").await,
-        405,
-        "wrong_method",
-    )
-    .await;
+    problem(server.get("/v1/pipelines/sales/uploads", "admin").await, 405, "wrong_method").await;
     problem(server.get("/v1/jobs/%ff", "admin").await, 400, "bad_path").await;
 }
 
 #[tokio::test]
 async fn a_request_keeps_its_id_when_it_is_safe_to_write_down() {
     let server = Server::start().await;
-    let ask = |id: &'static str| {
-        server
-            .bare(Method::GET, "/healthz")
-            .header("x-request-id", id)
-            .send()
-    };
+    let ask = |id: &'static str| server.bare(Method::GET, "/healthz").header("x-request-id", id).send();
     assert_eq!(ask("abc-1").await.unwrap().headers()["x-request-id"], "abc-1");
     let replaced = ask("a b").await.unwrap().headers()["x-request-id"].clone();
     assert_eq!(replaced.len(), 36, "{replaced:?}");
-    let refused = server
-        .bare(Method::GET, "/v1/me")
-        .header("x-request-id", "abc-2")
-        .send()
-        .await
-        .unwrap();
-    assert_eq!(
-        problem(refused, 401, "unauthorized").await["instance"],
-        "urn:tidemill:request:abc-2"
-    );
+    let refused = server.bare(Method::GET, "/v1/me").header("x-request-id", "abc-2").send().await.unwrap();
+    assert_eq!(problem(refused, 401, "unauthorized").await["instance"], "urn:tidemill:request:abc-2");
 }
 
 #[tokio::test]
@@ -92,15 +65,7 @@ async fn readiness_names_the_part_that_fails_and_tells_no_more() {
     let parts = ["jobs", "objects", "broker"].map(|part| ready["parts"][part]["ready"].clone());
     assert_eq!(parts, [json!(true), json!(false), json!(false)]);
     assert!(!ready.to_string().contains("secret"), "{ready}");
-    assert_eq!(
-        server
-            .bare(Method::GET, "/healthz")
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(server.bare(Method::GET, "/healthz").send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -165,33 +130,14 @@ async fn raw(server: &Server, bytes: &[u8]) -> String {
 async fn heads_that_are_too_big_or_no_http_are_refused_and_the_server_lives() {
     let server = Server::start().await;
     let many: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
-    let answer = raw(
-        &server,
-        format!("GET /healthz HTTP/1.1\r\nhost: x\r\n{many}\r\n").as_bytes(),
-    )
-    .await;
+    let answer = raw(&server, format!("GET /healthz HTTP/1.1\r\nhost: x\r\n{many}\r\n").as_bytes()).await;
     assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
     let big = "y".repeat(300_000);
-    let answer = raw(
-        &server,
-        format!("GET /healthz HTTP/1.1\r\nx: {big}\r\n\r\n").as_bytes(),
-    )
-    .await;
-    assert!(
-        answer.is_empty() || answer.starts_with("HTTP/1.1 431 "),
-        "{answer}"
-    );
+    let answer = raw(&server, format!("GET /healthz HTTP/1.1\r\nx: {big}\r\n\r\n").as_bytes()).await;
+    assert!(answer.is_empty() || answer.starts_with("HTTP/1.1 431 "), "{answer}");
     let answer = raw(&server, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\r\n\r\n").await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
-    assert_eq!(
-        server
-            .bare(Method::GET, "/healthz")
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(server.bare(Method::GET, "/healthz").send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -211,11 +157,7 @@ async fn connections_over_the_bound_wait_for_their_turn() {
     tokio::time::sleep(Duration::from_millis(100)).await;
     let second = server.bare(Method::GET, "/healthz").send();
     let mut second = std::pin::pin!(second);
-    assert!(
-        tokio::time::timeout(Duration::from_millis(300), second.as_mut())
-            .await
-            .is_err()
-    );
+    assert!(tokio::time::timeout(Duration::from_millis(300), second.as_mut()).await.is_err());
     drop(first);
     assert_eq!(second.await.unwrap().status(), 200);
 }
@@ -236,35 +178,21 @@ async fn a_part_that_fails_inside_is_not_shown() {
     let response = server.get("/v1/jobs", "admin").await;
     assert_eq!(response.headers()["retry-after"], "5");
     let body = problem(response, 503, "unavailable").await.to_string();
-    assert!(
-        !body.contains("sqlite") && !body.contains("pool") && !body.contains("SELECT"),
-        "{body}"
-    );
+    assert!(!body.contains("sqlite") && !body.contains("pool") && !body.contains("SELECT"), "{body}");
 }
 
 /// `UPDATE_EXPECTED=1` writes the golden file; a change of it is a change of what clients rely on.
 #[tokio::test]
 async fn the_openapi_document_is_the_golden_file() {
     let server = Server::start().await;
-    let found: Value = server
-        .bare(Method::GET, "/openapi.json")
-        .send()
-        .await
-        .unwrap()
-        .json()
-        .await
-        .unwrap();
+    let found: Value = server.bare(Method::GET, "/openapi.json").send().await.unwrap().json().await.unwrap();
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/openapi.json");
     let text = serde_json::to_string_pretty(&found).unwrap() + "\n";
     if std::env::var_os("UPDATE_EXPECTED").is_some() {
         std::fs::write(&path, &text).unwrap();
     }
     let expected = std::fs::read_to_string(&path).unwrap();
-    assert!(
-        text == expected,
-        "the surface differs from {}; UPDATE_EXPECTED=1 rewrites it",
-        path.display()
-    );
+    assert!(text == expected, "the surface differs from {}; UPDATE_EXPECTED=1 rewrites it", path.display());
 }
 
 #[tokio::test]
@@ -277,10 +205,7 @@ async fn every_operation_of_the_document_is_a_route() {
             let path = path.replace("{id}", "x").replace("{name}", "x");
             let response = server.bare(method.clone(), &path).send().await.unwrap();
             let code = response.json::<Value>().await.unwrap_or_default()["code"].clone();
-            assert!(
-                code != "unknown_route" && code != "wrong_method",
-                "{method} {path}"
-            );
+            assert!(code != "unknown_route" && code != "wrong_method", "{method} {path}");
         }
     }
 }

@@ -19,10 +19,7 @@ const FILE_SHA256: &str = "3facf3ad39d48e86a612a07bee152b44625e1d25454ccf7a6d273
 async fn a_file_becomes_an_object_and_a_job() {
     let server = Server::start().await;
     let path = "/v1/pipelines/sales/uploads?name=may.csv";
-    let upload = server
-        .request(Method::POST, path, "sender")
-        .header("content-type", "text/csv")
-        .body(FILE);
+    let upload = server.request(Method::POST, path, "sender").header("content-type", "text/csv").body(FILE);
     let response = upload.send().await.unwrap();
     assert_eq!(response.status(), 202);
     assert!(response.headers().get("tidemill-duplicate").is_none());
@@ -48,14 +45,9 @@ async fn a_file_becomes_an_object_and_a_job() {
 async fn the_file_of_a_form_is_taken_with_its_name() {
     let server = Server::start().await;
     let path = "/v1/pipelines/sales/uploads";
-    let form = Form::new()
-        .text("comment", "hello")
-        .part("file", Part::text(FILE).file_name("../form.csv"));
-    let response = server
-        .request(Method::POST, path, "sender")
-        .multipart(form.text("after", "x"))
-        .send()
-        .await;
+    let form = Form::new().text("comment", "hello").part("file", Part::text(FILE).file_name("../form.csv"));
+    let response =
+        server.request(Method::POST, path, "sender").multipart(form.text("after", "x")).send().await;
     let response = response.unwrap();
     assert_eq!(response.status(), 202);
     let job: Value = response.json().await.unwrap();
@@ -73,29 +65,17 @@ async fn a_form_without_one_file_is_refused_and_leaves_nothing() {
         Form::new().text("big", "x".repeat(70_000)).part("file", file()),
     ];
     for form in forms {
-        let request = server
-            .request(Method::POST, "/v1/pipelines/sales/uploads", "sender")
-            .multipart(form);
+        let request = server.request(Method::POST, "/v1/pipelines/sales/uploads", "sender").multipart(form);
         problem(request.send().await.unwrap(), 400, "bad_form").await;
     }
     let cut = "--b\r\nContent-Disposition: form-data; name=\"file\"\r\n\r\nid\n1\n";
-    for (content_type, body) in [
-        ("multipart/form-data; boundary=b", cut),
-        ("multipart/form-data", cut),
-    ] {
+    for (content_type, body) in [("multipart/form-data; boundary=b", cut), ("multipart/form-data", cut)] {
         let request = server.upload("sales", "sender", body).header("x", "y");
         let request = request.build().map(|mut request| {
-            request
-                .headers_mut()
-                .insert("content-type", content_type.parse().unwrap());
+            request.headers_mut().insert("content-type", content_type.parse().unwrap());
             request
         });
-        problem(
-            server.client.execute(request.unwrap()).await.unwrap(),
-            400,
-            "bad_form",
-        )
-        .await;
+        problem(server.client.execute(request.unwrap()).await.unwrap(), 400, "bad_form").await;
     }
     assert_eq!((server.job_count().await, server.objects().len()), (0, 0));
 }
@@ -124,12 +104,8 @@ async fn a_pipeline_that_takes_every_delivery_makes_a_job_of_each() {
 #[tokio::test]
 async fn a_key_makes_a_repetition_safe_and_refuses_other_content() {
     let server = Server::start().await;
-    let send = |body: &'static str| {
-        server
-            .upload("stock", "admin", body)
-            .header("idempotency-key", "k1")
-            .send()
-    };
+    let send =
+        |body: &'static str| server.upload("stock", "admin", body).header("idempotency-key", "k1").send();
     let first = job_id(&send(FILE).await.unwrap().json().await.unwrap());
     let again = send(FILE).await.unwrap();
     assert_eq!(again.headers()["tidemill-duplicate"], "true");
@@ -142,9 +118,7 @@ async fn a_key_makes_a_repetition_safe_and_refuses_other_content() {
 async fn a_key_that_cannot_be_kept_is_refused() {
     let server = Server::start().await;
     for key in ["", "a b", &"x".repeat(191)] {
-        let request = server
-            .upload("sales", "sender", FILE)
-            .header("idempotency-key", key);
+        let request = server.upload("sales", "sender", FILE).header("idempotency-key", key);
         problem(request.send().await.unwrap(), 400, "bad_idempotency_key").await;
     }
     assert_eq!(server.objects().len(), 0);
@@ -160,16 +134,9 @@ async fn who_may_not_send_is_refused_and_leaves_nothing() {
         ("nothing", "admin", 404, "unknown_pipeline"),
         ("..%2fsales", "admin", 404, "unknown_pipeline"),
     ] {
-        problem(
-            server.upload(pipeline, user, FILE).send().await.unwrap(),
-            status,
-            code,
-        )
-        .await;
+        problem(server.upload(pipeline, user, FILE).send().await.unwrap(), status, code).await;
     }
-    let request = server
-        .bare(Method::POST, "/v1/pipelines/sales/uploads")
-        .body(FILE);
+    let request = server.bare(Method::POST, "/v1/pipelines/sales/uploads").body(FILE);
     problem(request.send().await.unwrap(), 401, "unauthorized").await;
     assert_eq!((server.job_count().await, server.objects().len()), (0, 0));
 }
@@ -179,20 +146,11 @@ async fn a_type_that_the_pipeline_does_not_read_is_refused() {
     let server = Server::start().await;
     for (name, value, code) in [
         ("content-type", "application/json", "unsupported_type"),
-        (
-            "content-type",
-            "application/x-www-form-urlencoded",
-            "unsupported_type",
-        ),
+        ("content-type", "application/x-www-form-urlencoded", "unsupported_type"),
         ("content-encoding", "gzip", "unsupported_encoding"),
     ] {
         let request = server.request(Method::POST, "/v1/pipelines/sales/uploads", "sender");
-        problem(
-            request.header(name, value).body(FILE).send().await.unwrap(),
-            415,
-            code,
-        )
-        .await;
+        problem(request.header(name, value).body(FILE).send().await.unwrap(), 415, code).await;
     }
     let request = server.upload("sales", "sender", FILE).query(&[("nmae", "a.csv")]);
     problem(request.send().await.unwrap(), 400, "bad_query").await;
@@ -203,29 +161,16 @@ async fn a_type_that_the_pipeline_does_not_read_is_refused() {
 async fn a_body_over_the_limit_is_refused_with_or_without_a_length() {
     let server = Server::start().await;
     let big = "x".repeat(64 * 1024 + 1);
-    let response = server
-        .upload("sales", "sender", big.clone())
-        .send()
-        .await
-        .unwrap();
+    let response = server.upload("sales", "sender", big.clone()).send().await.unwrap();
     let detail = problem(response, 413, "too_large").await["detail"].to_string();
     assert!(detail.contains("65536 bytes"), "{detail}");
     let chunks = futures::stream::iter([Ok::<_, std::io::Error>(big.clone())]);
-    let response = server
-        .upload("sales", "sender", reqwest::Body::wrap_stream(chunks))
-        .send()
-        .await;
+    let response = server.upload("sales", "sender", reqwest::Body::wrap_stream(chunks)).send().await;
     problem(response.unwrap(), 413, "too_large").await;
     let form = Form::new().part("file", Part::text(big));
-    let request = server
-        .request(Method::POST, "/v1/pipelines/sales/uploads", "sender")
-        .multipart(form);
+    let request = server.request(Method::POST, "/v1/pipelines/sales/uploads", "sender").multipart(form);
     problem(request.send().await.unwrap(), 413, "too_large").await;
-    let fits = server
-        .upload("sales", "sender", "x".repeat(64 * 1024))
-        .send()
-        .await
-        .unwrap();
+    let fits = server.upload("sales", "sender", "x".repeat(64 * 1024)).send().await.unwrap();
     assert_eq!(fits.status(), 202);
     assert_eq!((server.job_count().await, server.objects().len()), (1, 1));
 }
@@ -237,11 +182,7 @@ async fn a_file_of_many_parts_comes_out_as_it_went_in() {
     let whole = chunk.repeat(250);
     assert!(whole.len() > 11 * 1024 * 1024);
     let chunks = futures::stream::iter((0..250).map(move |_| Ok::<_, std::io::Error>(chunk.clone())));
-    let response = server
-        .upload("stock", "admin", reqwest::Body::wrap_stream(chunks))
-        .send()
-        .await
-        .unwrap();
+    let response = server.upload("stock", "admin", reqwest::Body::wrap_stream(chunks)).send().await.unwrap();
     let job: Value = response.json().await.unwrap();
     assert_eq!(job["size_bytes"], whole.len());
     assert!(std::fs::read_to_string(&server.objects()[0]).unwrap() == whole);
@@ -273,16 +214,9 @@ async fn an_upload_that_breaks_off_leaves_no_object_and_no_job() {
     .enumerate()
     {
         drop(begin(&server, "stock", framing, body).await);
-        let line = format!(
-            "tidemill_uploads_total{{outcome=\"refused\",pipeline=\"stock\"}} {}",
-            count + 1
-        );
+        let line = format!("tidemill_uploads_total{{outcome=\"refused\",pipeline=\"stock\"}} {}", count + 1);
         server.until_metric(&line).await;
-        assert_eq!(
-            (server.job_count().await, server.objects().len()),
-            (0, 0),
-            "{framing}"
-        );
+        assert_eq!((server.job_count().await, server.objects().len()), (0, 0), "{framing}");
     }
 }
 
@@ -293,10 +227,7 @@ async fn an_upload_that_stalls_is_ended_and_leaves_nothing() {
     let mut stream = begin(&server, "stock", "content-length: 1000", b"id\n1\n").await;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
-    assert!(
-        answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"stalled\""),
-        "{answer}"
-    );
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"stalled\""), "{answer}");
     assert_eq!((server.job_count().await, server.objects().len()), (0, 0));
 }
 
@@ -309,18 +240,8 @@ async fn more_uploads_at_once_than_allowed_are_told_to_come_back() {
     assert_eq!(refused.headers()["retry-after"], "2");
     problem(refused, 503, "too_many_uploads").await;
     drop(first);
-    server
-        .until_metric("tidemill_uploads_total{outcome=\"refused\",pipeline=\"stock\"} 1")
-        .await;
-    assert_eq!(
-        server
-            .upload("sales", "sender", FILE)
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        202
-    );
+    server.until_metric("tidemill_uploads_total{outcome=\"refused\",pipeline=\"stock\"} 1").await;
+    assert_eq!(server.upload("sales", "sender", FILE).send().await.unwrap().status(), 202);
 }
 
 #[tokio::test]
@@ -342,28 +263,12 @@ async fn a_shutdown_past_its_grace_breaks_an_upload_off_and_leaves_nothing() {
     let mut server =
         Server::start_with(|parts| parts.settings.shutdown_grace = Duration::from_millis(100)).await;
     // Without a length, the end of a dropped connection looks like the end of the body.
-    let _stream = begin(
-        &server,
-        "stock",
-        "transfer-encoding: chunked",
-        b"5\r\nid\n1\n\r\n",
-    )
-    .await;
+    let _stream = begin(&server, "stock", "transfer-encoding: chunked", b"5\r\nid\n1\n\r\n").await;
     until_admitted(&server).await;
     server.stop.cancel();
     let ended = (&mut server.serving).await.unwrap();
-    assert!(
-        matches!(ended, Err(ServeError::BrokenOff { connections: 1, .. })),
-        "{ended:?}"
-    );
-    let jobs = server
-        .jobs
-        .list(&tidemill_jobs::JobFilter {
-            limit: 10,
-            ..Default::default()
-        })
-        .await
-        .unwrap();
+    assert!(matches!(ended, Err(ServeError::BrokenOff { connections: 1, .. })), "{ended:?}");
+    let jobs = server.jobs.list(&tidemill_jobs::JobFilter { limit: 10, ..Default::default() }).await.unwrap();
     assert_eq!((jobs.jobs.len(), server.objects().len()), (0, 0));
 }
 

@@ -25,10 +25,7 @@ impl Acks {
     /// Notes that a record is done. Returns the last offset of the run of done records at the front when
     /// that run is new. An offset that was not given out, or is committed already, changes nothing.
     pub fn done(&mut self, offset: i64) -> Option<i64> {
-        let found = self
-            .given
-            .binary_search_by_key(&offset, |given| given.offset)
-            .ok()?;
+        let found = self.given.binary_search_by_key(&offset, |given| given.offset).ok()?;
         self.given.get_mut(found)?.done = true;
         let mut last = None;
         while let Some(first) = self.given.pop_front_if(|first| first.done) {

@@ -67,22 +67,11 @@ impl EmbeddedLog {
             .connect_with(options)
             .await
             .map_err(failed("open the file"))?;
-        sqlx::raw_sql(SCHEMA)
-            .execute(&pool)
-            .await
-            .map_err(failed("prepare the file"))?;
-        let partitions = prepare_heads(&pool, partitions.max(1))
-            .await
-            .map_err(failed("prepare the file"))?;
+        sqlx::raw_sql(SCHEMA).execute(&pool).await.map_err(failed("prepare the file"))?;
+        let partitions = prepare_heads(&pool, partitions.max(1)).await.map_err(failed("prepare the file"))?;
         let (changed, _) = watch::channel(0);
         let writer = Writer::start(pool.clone(), changed.clone());
-        Ok(Self(Arc::new(Inner {
-            pool,
-            partitions,
-            writer,
-            groups: Mutex::default(),
-            changed,
-        })))
+        Ok(Self(Arc::new(Inner { pool, partitions, writer, groups: Mutex::default(), changed })))
     }
 
     /// Ends the writer after what it was given, and closes the file. Later calls fail.
@@ -94,9 +83,7 @@ impl EmbeddedLog {
     /// Deletes records that were appended more than `age` ago and that all groups of their topic have behind them;
     /// the writer does so by itself each hour with [`writer::RETENTION`]. Returns how many.
     pub async fn delete_older_than(&self, age: Duration) -> Result<u64> {
-        writer::delete_old(&self.0.pool, age)
-            .await
-            .map_err(failed("delete old records"))
+        writer::delete_old(&self.0.pool, age).await.map_err(failed("delete old records"))
     }
 }
 
@@ -114,12 +101,7 @@ impl EventLog for EmbeddedLog {
 
     async fn subscribe(&self, topic: Topic, group: &str) -> Result<Box<dyn Subscription>> {
         let committed = self.committed(topic, group).await?;
-        Ok(Box::new(Member::join(
-            Arc::clone(&self.0),
-            topic,
-            group,
-            &committed,
-        )))
+        Ok(Box::new(Member::join(Arc::clone(&self.0), topic, group, &committed)))
     }
 
     async fn lag(&self, topic: Topic, group: &str) -> Result<Vec<PartitionLag>> {
@@ -133,16 +115,9 @@ impl EventLog for EmbeddedLog {
         let lag = |row: &sqlx::sqlite::SqliteRow| {
             let (partition, next): (i32, i64) = (row.try_get(0)?, row.try_get(1)?);
             let from = committed.get(&partition).copied().unwrap_or(0);
-            Ok(PartitionLag {
-                partition,
-                lag: (next - from).max(0),
-            })
+            Ok(PartitionLag { partition, lag: (next - from).max(0) })
         };
-        heads
-            .iter()
-            .map(lag)
-            .collect::<sqlx::Result<_>>()
-            .map_err(failed(ACTION))
+        heads.iter().map(lag).collect::<sqlx::Result<_>>().map_err(failed(ACTION))
     }
 
     async fn ping(&self) -> Result<()> {
@@ -162,19 +137,14 @@ impl EmbeddedLog {
             .await
             .map_err(failed(ACTION))?;
         let read = |row: &sqlx::sqlite::SqliteRow| Ok((row.try_get(0)?, row.try_get(1)?));
-        rows.iter()
-            .map(read)
-            .collect::<sqlx::Result<_>>()
-            .map_err(failed(ACTION))
+        rows.iter().map(read).collect::<sqlx::Result<_>>().map_err(failed(ACTION))
     }
 }
 
 /// Makes the heads that are missing; the number of partitions that the file then has.
 async fn prepare_heads(pool: &SqlitePool, partitions: i32) -> sqlx::Result<i32> {
-    let known: i32 = sqlx::query("SELECT COALESCE(MAX(part) + 1, 0) FROM heads")
-        .fetch_one(pool)
-        .await?
-        .try_get(0)?;
+    let known: i32 =
+        sqlx::query("SELECT COALESCE(MAX(part) + 1, 0) FROM heads").fetch_one(pool).await?.try_get(0)?;
     let partitions = partitions.max(known);
     for topic in Topic::ALL {
         for partition in 0..partitions {
@@ -198,11 +168,7 @@ fn partition_of(key: &str, partitions: i32) -> i32 {
 }
 
 fn failed(action: &'static str) -> impl FnOnce(sqlx::Error) -> Error {
-    move |error| Error::Log {
-        action,
-        message: error.to_string(),
-        retry: Retry::Later,
-    }
+    move |error| Error::Log { action, message: error.to_string(), retry: Retry::Later }
 }
 
 #[cfg(test)]

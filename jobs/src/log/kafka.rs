@@ -77,11 +77,7 @@ impl KafkaLog {
     /// Makes the clients. They connect by themselves; use `ping` to know whether they reached a broker.
     pub fn new(settings: KafkaSettings) -> Result<Self> {
         let producer = Mutex::new(producer(&settings)?);
-        Ok(Self(Arc::new(Inner {
-            settings,
-            producer,
-            readers: Mutex::default(),
-        })))
+        Ok(Self(Arc::new(Inner { settings, producer, readers: Mutex::default() })))
     }
 
     fn topic(&self, topic: Topic) -> String {
@@ -132,20 +128,11 @@ impl EventLog for KafkaLog {
         let topics: Vec<_> = names
             .iter()
             .map(|name| {
-                NewTopic::new(
-                    name,
-                    settings.partitions,
-                    TopicReplication::Fixed(settings.replication),
-                )
+                NewTopic::new(name, settings.partitions, TopicReplication::Fixed(settings.replication))
             })
             .collect();
-        let options = AdminOptions::new()
-            .operation_timeout(Some(ANSWER))
-            .request_timeout(Some(ANSWER));
-        let made = admin
-            .create_topics(&topics, &options)
-            .await
-            .map_err(failed("create topics"))?;
+        let options = AdminOptions::new().operation_timeout(Some(ANSWER)).request_timeout(Some(ANSWER));
+        let made = admin.create_topics(&topics, &options).await.map_err(failed("create topics"))?;
         for topic in made {
             match topic {
                 Ok(_) | Err((_, RDKafkaErrorCode::TopicAlreadyExists)) => {}
@@ -164,10 +151,7 @@ impl EventLog for KafkaLog {
     async fn publish(&self, topic: Topic, key: &str, payload: &[u8]) -> Result<()> {
         let name = self.topic(topic);
         let record = FutureRecord::to(&name).key(key).payload(payload);
-        let sent = self
-            .producer()
-            .send(record, self.0.settings.delivery_timeout)
-            .await;
+        let sent = self.producer().send(record, self.0.settings.delivery_timeout).await;
         if let Err((error, _)) = sent {
             self.replace_broken_producer()?;
             return Err(failed("publish a record")(error));
@@ -216,10 +200,7 @@ fn read_lag(reader: &BaseConsumer, topic: &str) -> Result<Vec<PartitionLag>, Kaf
             Offset::Offset(offset) => offset.max(low),
             _ => low,
         };
-        lags.push(PartitionLag {
-            partition: element.partition(),
-            lag: (high - from).max(0),
-        });
+        lags.push(PartitionLag { partition: element.partition(), lag: (high - from).max(0) });
     }
     Ok(lags)
 }
@@ -244,13 +225,8 @@ fn producer(settings: &KafkaSettings) -> Result<FutureProducer<Logging>> {
         .set("compression.type", "zstd")
         // An event is awaited by a person: it is sent at once, others that come meanwhile go together.
         .set("linger.ms", "0")
-        .set(
-            "delivery.timeout.ms",
-            settings.delivery_timeout.as_millis().to_string(),
-        );
-    producer
-        .create_with_context(Logging)
-        .map_err(failed("make a producer"))
+        .set("delivery.timeout.ms", settings.delivery_timeout.as_millis().to_string());
+    producer.create_with_context(Logging).map_err(failed("make a producer"))
 }
 
 /// Sends what librdkafka has to say to the program's log.
@@ -280,11 +256,7 @@ async fn blocking<T: Send + 'static>(
 ) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(done) => done.map_err(failed(action)),
-        Err(error) => Err(Error::Log {
-            action,
-            message: error.to_string(),
-            retry: Retry::Later,
-        }),
+        Err(error) => Err(Error::Log { action, message: error.to_string(), retry: Retry::Later }),
     }
 }
 

@@ -17,9 +17,6 @@ impl JobStore {
         );
         let mut values: Vec<_> = pipelines.iter().map(|name| name.as_str().into()).collect();
         values.extend(values![job.to_string()]);
-        Ok(!self
-            .rows("look for earlier jobs", &statement, values)
-            .await?
-            .is_empty())
+        Ok(!self.rows("look for earlier jobs", &statement, values).await?.is_empty())
     }
 }

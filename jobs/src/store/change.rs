@@ -64,13 +64,8 @@ impl JobStore {
         job.status = JobStatus::Processing;
         job.attempt = state.attempt + 1;
         job.started_at = Some(now);
-        job.pipeline_version
-            .get_or_insert_with(|| pipeline_version.to_owned());
-        Ok(Some(Claim {
-            attempt: job.attempt,
-            job,
-            deadline,
-        }))
+        job.pipeline_version.get_or_insert_with(|| pipeline_version.to_owned());
+        Ok(Some(Claim { attempt: job.attempt, job, deadline }))
     }
 
     /// Says that the worker lives; false when the job is no longer its own (put back, cancelled, ended).
@@ -108,13 +103,7 @@ impl JobStore {
         if !life::holds(&stored.state, claim.attempt) {
             return Ok(false);
         }
-        self.put_back(
-            &stored,
-            not_before,
-            u32::from(count_retry),
-            stored.state.put_backs,
-        )
-        .await
+        self.put_back(&stored, not_before, u32::from(count_retry), stored.state.put_backs).await
     }
 
     /// Has a failed job done again, with the pipeline as it is now. `None` when there is no such job.
@@ -155,10 +144,7 @@ impl JobStore {
 
     /// Marks that the report of a job was collected; false when it was before, or has not succeeded.
     pub async fn mark_downloaded(&self, job: JobId) -> Result<bool> {
-        Ok(self
-            .execute("mark a job as downloaded", DOWNLOADED, values![job.to_string()])
-            .await?
-            > 0)
+        Ok(self.execute("mark a job as downloaded", DOWNLOADED, values![job.to_string()]).await? > 0)
     }
 
     /// Queues a processing job again and announces it when its time has come.
@@ -188,24 +174,12 @@ impl JobStore {
     /// Ends a job that has not ended as failed, from outside of its worker.
     pub(super) async fn fail(&self, stored: &Stored, error: JobError) -> Result<bool> {
         let counts = stored.job.counts;
-        let job = ended(
-            &stored.job,
-            Outcome::Failed {
-                counts,
-                report: None,
-                error,
-            },
-        );
+        let job = ended(&stored.job, Outcome::Failed { counts, report: None, error });
         self.end(&job, stored.job.status, Vec::new()).await
     }
 
     async fn end(&self, job: &Job, from: JobStatus, rejects: Vec<RejectSample>) -> Result<bool> {
-        let error = job
-            .error
-            .as_ref()
-            .map(to_json)
-            .transpose()
-            .map_err(failed("finish a job"))?;
+        let error = job.error.as_ref().map(to_json).transpose().map_err(failed("finish a job"))?;
         let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let finished_at = job.finished_at.unwrap_or_else(now);
         let values = values![
@@ -230,13 +204,7 @@ impl JobStore {
         let now = now();
         let wake_at = micros(now) + self.wake_after_micros();
         let job = &stored.job;
-        let values = values![
-            micros(now),
-            wake_at,
-            dedupe_key,
-            job.job_id.to_string(),
-            job.attempt
-        ];
+        let values = values![micros(now), wake_at, dedupe_key, job.job_id.to_string(), job.attempt];
         Write::new(RETRY, values).telling(Event::landed(job, now))
     }
 
@@ -250,20 +218,13 @@ impl JobStore {
 }
 
 fn ended(job: &Job, outcome: Outcome) -> Job {
-    let mut job = Job {
-        finished_at: Some(now()),
-        ..job.clone()
-    };
+    let mut job = Job { finished_at: Some(now()), ..job.clone() };
     match outcome {
         Outcome::Success { counts, report } => {
             job.status = JobStatus::Success;
             (job.counts, job.report_file_path, job.error) = (counts, Some(report), None);
         }
-        Outcome::Failed {
-            counts,
-            report,
-            error,
-        } => {
+        Outcome::Failed { counts, report, error } => {
             job.status = JobStatus::Failed;
             (job.counts, job.report_file_path, job.error) = (counts, report, Some(error));
         }
@@ -272,10 +233,7 @@ fn ended(job: &Job, outcome: Outcome) -> Job {
 }
 
 fn not_allowed(job: &Job, change: &'static str) -> Error {
-    Error::NotAllowed {
-        status: job.status.as_str(),
-        change,
-    }
+    Error::NotAllowed { status: job.status.as_str(), change }
 }
 
 /// A limit of the settings as a span of time; limits beyond a century are cut.

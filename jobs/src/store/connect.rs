@@ -39,11 +39,7 @@ impl JobStore {
     /// Opens `mysql://user:password@host:port/database` or `sqlite:///path` (the file is made when missing).
     pub async fn connect(url: &str, limits: StoreLimits) -> Result<Self> {
         DRIVERS.call_once(sqlx::any::install_default_drivers);
-        let dialect = if url.starts_with("sqlite:") {
-            Dialect::Sqlite
-        } else {
-            Dialect::MySql
-        };
+        let dialect = if url.starts_with("sqlite:") { Dialect::Sqlite } else { Dialect::MySql };
         let pool = AnyPoolOptions::new()
             .max_connections(limits.connections)
             .acquire_timeout(limits.acquire_timeout)
@@ -56,13 +52,7 @@ impl JobStore {
             Dialect::MySql => limits.connections as usize,
         };
         let writers = Arc::new(Semaphore::new(writers));
-        Ok(Self {
-            pool,
-            dialect,
-            limits,
-            writers,
-            handover: Handover::default(),
-        })
+        Ok(Self { pool, dialect, limits, writers, handover: Handover::default() })
     }
 
     /// Brings the schema up to date. Safe to repeat, and by several processes at once.

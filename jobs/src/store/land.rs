@@ -76,9 +76,7 @@ impl JobStore {
         }
         if let Some(key) = &new.idempotency_key {
             let values = values![new.sender.as_str(), new.pipeline.as_str(), key.as_str()];
-            let found = self
-                .found("sender = ? AND pipeline = ? AND idempotency_key = ?", values)
-                .await?;
+            let found = self.found("sender = ? AND pipeline = ? AND idempotency_key = ?", values).await?;
             match found {
                 Some(found) if found.job.content_sha256 == new.content_sha256 => {
                     return Ok(Some(Landed::Duplicate(found.job)));
@@ -98,10 +96,7 @@ impl JobStore {
 
     async fn found(&self, condition: &str, values: Vec<Value>) -> Result<Option<Stored>> {
         let statement = format!("SELECT {COLUMNS} FROM tidemill_jobs WHERE {condition}");
-        Ok(self
-            .find("look for an earlier job", &statement, values)
-            .await?
-            .pop())
+        Ok(self.find("look for an earlier job", &statement, values).await?.pop())
     }
 
     pub(super) fn wake_after_micros(&self) -> i64 {
@@ -142,11 +137,7 @@ fn job(new: &NewJob) -> Job {
 fn check_length(what: &'static str, text: Option<&str>) -> Result<()> {
     let length = text.map_or(0, |text| text.chars().count());
     if length > KEY_CHARS_MAX {
-        return Err(Error::TooLong {
-            what,
-            length,
-            limit: KEY_CHARS_MAX,
-        });
+        return Err(Error::TooLong { what, length, limit: KEY_CHARS_MAX });
     }
     Ok(())
 }

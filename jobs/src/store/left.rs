@@ -21,12 +21,7 @@ impl JobStore {
             "SELECT {COLUMNS} FROM tidemill_jobs WHERE status = 'processing' \
              AND (deadline <= ? OR lease_until <= ?) ORDER BY arrival LIMIT ?"
         );
-        self.find(
-            "look for jobs left behind",
-            &statement,
-            values![micros(now), micros(now), limit],
-        )
-        .await
+        self.find("look for jobs left behind", &statement, values![micros(now), micros(now), limit]).await
     }
 
     /// Queued jobs that nobody came for, at most `limit`, the oldest first.
@@ -35,12 +30,7 @@ impl JobStore {
             "SELECT {COLUMNS} FROM tidemill_jobs WHERE status = 'queued' \
              AND not_before <= ? AND wake_at <= ? ORDER BY arrival LIMIT ?"
         );
-        self.find(
-            "look for stranded jobs",
-            &statement,
-            values![micros(now), micros(now), limit],
-        )
-        .await
+        self.find("look for stranded jobs", &statement, values![micros(now), micros(now), limit]).await
     }
 
     /// Queues a job again that was left behind.
@@ -62,12 +52,7 @@ impl JobStore {
     pub(crate) async fn wake(&self, stored: &Stored, now: DateTime<Utc>) -> Result<bool> {
         let state = &stored.state;
         let wake_at = life::next_wake(now, span(self.limits.wake_after), state.wakes + 1);
-        let values = values![
-            micros(wake_at),
-            stored.job.job_id.to_string(),
-            state.attempt,
-            state.wakes
-        ];
+        let values = values![micros(wake_at), stored.job.job_id.to_string(), state.attempt, state.wakes];
         let write = Write::new(WAKE, values).telling(Event::landed(&stored.job, now));
         self.commit("announce a job again", &write).await
     }

@@ -37,9 +37,7 @@ impl OutboxRow {
             event_id: event.id.clone(),
             topic: event.topic(),
             job_id: event.subject.clone(),
-            payload: event
-                .to_json()
-                .map_err(|error| sqlx::Error::Encode(error.into()))?,
+            payload: event.to_json().map_err(|error| sqlx::Error::Encode(error.into()))?,
             created_at: micros(event.time),
             due_at,
             relay: None,
@@ -84,10 +82,7 @@ impl Handover {
     /// From now on events of this process go to `relay`; its queue is bounded.
     pub(crate) fn attach(&self, relay: &str, capacity: usize) -> mpsc::Receiver<OutboxRow> {
         let (rows, receiver) = mpsc::channel(capacity);
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Hand {
-            relay: relay.into(),
-            rows,
-        });
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Hand { relay: relay.into(), rows });
         receiver
     }
 
@@ -101,10 +96,7 @@ impl Handover {
     pub(super) fn reserve(&self) -> Option<Place> {
         let hand = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()?;
         let permit = hand.rows.try_reserve_owned().ok()?;
-        Some(Place {
-            relay: hand.relay,
-            permit,
-        })
+        Some(Place { relay: hand.relay, permit })
     }
 }
 
@@ -138,14 +130,8 @@ impl JobStore {
             "SELECT id FROM tidemill_outbox WHERE due_at <= ? ORDER BY id LIMIT ?",
             values![now, limit as i64],
         );
-        let due = self
-            .bounded(due.fetch_all(&self.pool))
-            .await
-            .map_err(failed(ACTION))?;
-        let ids = due
-            .iter()
-            .map(|row| row.try_get(0))
-            .collect::<sqlx::Result<Vec<i64>>>();
+        let due = self.bounded(due.fetch_all(&self.pool)).await.map_err(failed(ACTION))?;
+        let ids = due.iter().map(|row| row.try_get(0)).collect::<sqlx::Result<Vec<i64>>>();
         let ids = ids.map_err(failed(ACTION))?;
         if ids.is_empty() {
             return Ok(Vec::new());
@@ -172,22 +158,15 @@ impl JobStore {
         if event_ids.is_empty() {
             return Ok(());
         }
-        let statement = format!(
-            "DELETE FROM tidemill_outbox WHERE event_id IN ({})",
-            marks(event_ids.len())
-        );
+        let statement = format!("DELETE FROM tidemill_outbox WHERE event_id IN ({})", marks(event_ids.len()));
         let values = event_ids.iter().map(|id| Value::from(id.as_str())).collect();
-        self.execute("delete published events", &statement, values)
-            .await
-            .map(drop)
+        self.execute("delete published events", &statement, values).await.map(drop)
     }
 
     /// Gives up the leases of a relay, so that it or another finds the events at once.
     pub(crate) async fn release_events(&self, relay: &str) -> Result<()> {
         let statement = "UPDATE tidemill_outbox SET due_at = ?, relay = NULL WHERE relay = ?";
-        self.execute("release events", statement, values![micros(now()), relay])
-            .await
-            .map(drop)
+        self.execute("release events", statement, values![micros(now()), relay]).await.map(drop)
     }
 }
 

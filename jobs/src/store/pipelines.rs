@@ -23,12 +23,7 @@ impl JobStore {
     /// The text of a version that was kept.
     pub async fn pipeline_text(&self, name: &PipelineName, version: &str) -> Result<Option<String>> {
         let statement = "SELECT text FROM tidemill_pipelines WHERE name = ? AND version = ?";
-        let rows = self
-            .rows("read a pipeline", statement, values![name.as_str(), version])
-            .await?;
-        rows.first()
-            .map(|row| row.try_get(0))
-            .transpose()
-            .map_err(failed("read a pipeline"))
+        let rows = self.rows("read a pipeline", statement, values![name.as_str(), version]).await?;
+        rows.first().map(|row| row.try_get(0)).transpose().map_err(failed("read a pipeline"))
     }
 }

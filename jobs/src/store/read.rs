@@ -28,10 +28,7 @@ impl JobStore {
     pub async fn list(&self, filter: &JobFilter) -> Result<JobPage> {
         let limit = filter.limit.clamp(1, PAGE_MAX);
         let Some((conditions, mut values)) = conditions(filter)? else {
-            return Ok(JobPage {
-                jobs: Vec::new(),
-                next_cursor: None,
-            });
+            return Ok(JobPage { jobs: Vec::new(), next_cursor: None });
         };
         values.push(Value::from(limit + 1));
         let statement =
@@ -40,10 +37,7 @@ impl JobStore {
         let more = found.len() > limit as usize;
         found.truncate(limit as usize);
         let next_cursor = found.last().filter(|_| more).map(|last| last.arrival.to_string());
-        Ok(JobPage {
-            jobs: found.into_iter().map(|stored| stored.job).collect(),
-            next_cursor,
-        })
+        Ok(JobPage { jobs: found.into_iter().map(|stored| stored.job).collect(), next_cursor })
     }
 
     /// Whether there is such a job.
@@ -55,10 +49,8 @@ impl JobStore {
     pub async fn jobs_that_exist(&self, jobs: &[JobId]) -> Result<HashSet<JobId>> {
         let mut found = HashSet::new();
         for ids in jobs.chunks(IDS_MAX) {
-            let statement = format!(
-                "SELECT job_id FROM tidemill_jobs WHERE job_id IN ({})",
-                marks(ids.len())
-            );
+            let statement =
+                format!("SELECT job_id FROM tidemill_jobs WHERE job_id IN ({})", marks(ids.len()));
             let values = ids.iter().map(|id| Value::from(id.to_string())).collect();
             for row in self.rows("look for jobs", &statement, values).await? {
                 let id: String = row.try_get(0).map_err(failed("look for jobs"))?;
@@ -80,31 +72,21 @@ impl JobStore {
             "SELECT status, COUNT(*), MIN(created_at), CAST(SUM(size_bytes) AS {integer}) \
              FROM tidemill_jobs GROUP BY status"
         );
-        let mut stats = QueueStats {
-            jobs: JobStatus::ALL.map(|status| (status, 0)).to_vec(),
-            ..QueueStats::default()
-        };
+        let mut stats =
+            QueueStats { jobs: JobStatus::ALL.map(|status| (status, 0)).to_vec(), ..QueueStats::default() };
         for row in self.rows(ACTION, &statement, values![]).await? {
             add_status(&mut stats, &row).map_err(failed(ACTION))?;
         }
-        let outbox = self
-            .rows(ACTION, "SELECT COUNT(*) FROM tidemill_outbox", values![])
-            .await?;
-        let length = outbox
-            .first()
-            .map(|row| row.try_get::<i64, _>(0))
-            .transpose()
-            .map_err(failed(ACTION))?;
+        let outbox = self.rows(ACTION, "SELECT COUNT(*) FROM tidemill_outbox", values![]).await?;
+        let length =
+            outbox.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(failed(ACTION))?;
         stats.outbox_length = length.unwrap_or(0).unsigned_abs();
         Ok(stats)
     }
 
     pub(super) async fn stored(&self, job: JobId) -> Result<Option<Stored>> {
         let statement = format!("SELECT {COLUMNS} FROM tidemill_jobs WHERE job_id = ?");
-        Ok(self
-            .find("read a job", &statement, values![job.to_string()])
-            .await?
-            .pop())
+        Ok(self.find("read a job", &statement, values![job.to_string()]).await?.pop())
     }
 
     pub(super) async fn find(
@@ -114,10 +96,7 @@ impl JobStore {
         values: Vec<Value>,
     ) -> Result<Vec<Stored>> {
         let rows = self.rows(action, statement, values).await?;
-        rows.iter()
-            .map(Stored::from_row)
-            .collect::<sqlx::Result<_>>()
-            .map_err(failed(action))
+        rows.iter().map(Stored::from_row).collect::<sqlx::Result<_>>().map_err(failed(action))
     }
 
     pub(super) async fn rows(
@@ -126,9 +105,7 @@ impl JobStore {
         statement: &str,
         values: Vec<Value>,
     ) -> Result<Vec<AnyRow>> {
-        self.bounded(query(statement, values).fetch_all(&self.pool))
-            .await
-            .map_err(failed(action))
+        self.bounded(query(statement, values).fetch_all(&self.pool)).await.map_err(failed(action))
     }
 }
 
@@ -166,14 +143,8 @@ fn pipelines(names: &[PipelineName], own: Option<&OwnJobs>, values: &mut Vec<Val
         ways.push(any_of("pipeline", names.iter().map(PipelineName::as_str), values));
     }
     match own {
-        Some(OwnJobs {
-            sender,
-            pipelines: None,
-        }) => ways.push(any_of("sender", [sender.as_str()], values)),
-        Some(OwnJobs {
-            sender,
-            pipelines: Some(names),
-        }) if !names.is_empty() => {
+        Some(OwnJobs { sender, pipelines: None }) => ways.push(any_of("sender", [sender.as_str()], values)),
+        Some(OwnJobs { sender, pipelines: Some(names) }) if !names.is_empty() => {
             let sender = any_of("sender", [sender.as_str()], values);
             let names = any_of("pipeline", names.iter().map(PipelineName::as_str), values);
             ways.push(format!("({sender} AND {names})"));

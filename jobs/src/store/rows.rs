@@ -40,12 +40,7 @@ impl Stored {
             "accept" => Duplicates::Accept,
             _ => Duplicates::First,
         };
-        Ok(Self {
-            job,
-            arrival: row.try_get("arrival")?,
-            state,
-            duplicates,
-        })
+        Ok(Self { job, arrival: row.try_get("arrival")?, state, duplicates })
     }
 }
 
@@ -90,10 +85,7 @@ pub(super) fn to_json(value: &impl serde::Serialize) -> sqlx::Result<String> {
 }
 
 fn bad(column: &str, why: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> sqlx::Error {
-    sqlx::Error::ColumnDecode {
-        index: column.to_owned(),
-        source: why.into(),
-    }
+    sqlx::Error::ColumnDecode { index: column.to_owned(), source: why.into() }
 }
 
 fn json<T: serde::de::DeserializeOwned>(text: String, column: &str) -> sqlx::Result<T> {
@@ -104,9 +96,7 @@ fn parsed<T>(row: &AnyRow, column: &str) -> sqlx::Result<T>
 where
     T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
 {
-    row.try_get::<String, _>(column)?
-        .parse()
-        .map_err(|error| bad(column, Box::new(error)))
+    row.try_get::<String, _>(column)?.parse().map_err(|error| bad(column, Box::new(error)))
 }
 
 fn unsigned<T: TryFrom<i64>>(row: &AnyRow, column: &str) -> sqlx::Result<T> {

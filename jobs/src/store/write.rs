@@ -82,12 +82,7 @@ pub(super) struct Write {
 impl Write {
     /// A change that nobody is told of.
     pub fn new(statement: &'static str, values: Vec<Value>) -> Self {
-        Self {
-            statement,
-            values,
-            event: None,
-            due_at: None,
-        }
+        Self { statement, values, event: None, due_at: None }
     }
 
     /// Tells of it in the same transaction.
@@ -121,11 +116,7 @@ impl JobStore {
             _ => None,
         };
         let due_at = write.due_at.unwrap_or_else(|| micros(now()));
-        let row = write
-            .event
-            .as_ref()
-            .map(|event| OutboxRow::new(event, due_at))
-            .transpose()?;
+        let row = write.event.as_ref().map(|event| OutboxRow::new(event, due_at)).transpose()?;
         let leased = row.map(|row| match &hand {
             Some(hand) => row.leased_to(hand.relay(), micros(now())),
             None => row,
@@ -171,9 +162,7 @@ impl JobStore {
             Dialect::Sqlite => "BEGIN IMMEDIATE",
         };
         let mut transaction = self.pool.begin_with(begin).await?;
-        let done = query(write.statement, write.values.clone())
-            .execute(&mut *transaction)
-            .await?;
+        let done = query(write.statement, write.values.clone()).execute(&mut *transaction).await?;
         if done.rows_affected() == 0 {
             transaction.rollback().await?;
             return Ok(false);

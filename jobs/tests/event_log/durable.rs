@@ -32,10 +32,7 @@ async fn append_and_print(path: &Path, count: u64) {
     });
     futures::future::join_all(writers).await;
     let lag = log.lag(Topic::Landed, "g").await.unwrap();
-    assert_eq!(
-        lag.iter().map(|partition| partition.lag).sum::<i64>(),
-        (count * WRITERS) as i64
-    );
+    assert_eq!(lag.iter().map(|partition| partition.lag).sum::<i64>(), (count * WRITERS) as i64);
     log.close().await;
 }
 
@@ -74,11 +71,7 @@ async fn a_kill_at_any_instant_loses_nothing_acknowledged() {
 /// Runs a child until it has had `count` appends acknowledged, kills it, and returns all that it had.
 fn append_until_killed(path: &Path, count: usize) -> Vec<String> {
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args([
-            "--exact",
-            "durable::all_that_was_acknowledged_counts",
-            "--nocapture",
-        ])
+        .args(["--exact", "durable::all_that_was_acknowledged_counts", "--nocapture"])
         .env(CHILD_FILE, path)
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
@@ -106,20 +99,12 @@ fn append_until_killed(path: &Path, count: usize) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_all_groups_have_behind_them_is_deleted() {
     let folder = TempDir::new().unwrap();
-    let log = EmbeddedLog::open(&folder.path().join("events.db"), 1)
-        .await
-        .unwrap();
+    let log = EmbeddedLog::open(&folder.path().join("events.db"), 1).await.unwrap();
     for number in 0..10 {
-        log.publish(Topic::Landed, "k", number.to_string().as_bytes())
-            .await
-            .unwrap();
+        log.publish(Topic::Landed, "k", number.to_string().as_bytes()).await.unwrap();
     }
     let now = Duration::ZERO;
-    assert_eq!(
-        log.delete_older_than(now).await.unwrap(),
-        0,
-        "nobody has read them"
-    );
+    assert_eq!(log.delete_older_than(now).await.unwrap(), 0, "nobody has read them");
     for (group, count) in [("fast", 8), ("slow", 3)] {
         let mut member = log.subscribe(Topic::Landed, group).await.unwrap();
         for _ in 0..count {
@@ -128,16 +113,8 @@ async fn only_what_all_groups_have_behind_them_is_deleted() {
         }
         member.close().await.unwrap();
     }
-    assert_eq!(
-        log.delete_older_than(Duration::from_secs(3600)).await.unwrap(),
-        0,
-        "they are young"
-    );
-    assert_eq!(
-        log.delete_older_than(now).await.unwrap(),
-        3,
-        "what the slow group has behind it"
-    );
+    assert_eq!(log.delete_older_than(Duration::from_secs(3600)).await.unwrap(), 0, "they are young");
+    assert_eq!(log.delete_older_than(now).await.unwrap(), 3, "what the slow group has behind it");
     let mut member = log.subscribe(Topic::Landed, "slow").await.unwrap();
     assert_eq!(member.next().await.unwrap().payload, b"3");
     log.publish(Topic::Landed, "k", b"next").await.unwrap();
@@ -154,22 +131,14 @@ async fn many_writers_share_a_sync() {
         let log = log.clone();
         tokio::spawn(async move {
             for number in 0..50 {
-                log.publish(Topic::Landed, &format!("{writer}-{number}"), b"x")
-                    .await
-                    .unwrap();
+                log.publish(Topic::Landed, &format!("{writer}-{number}"), b"x").await.unwrap();
             }
         })
     });
     futures::future::join_all(writers).await;
-    println!(
-        "appended {:.0} events a second",
-        3_200.0 / start.elapsed().as_secs_f64()
-    );
+    println!("appended {:.0} events a second", 3_200.0 / start.elapsed().as_secs_f64());
     let lag = log.lag(Topic::Landed, "g").await.unwrap();
     assert_eq!(lag.iter().map(|partition| partition.lag).sum::<i64>(), 3_200);
     log.close().await;
-    assert!(
-        log.publish(Topic::Landed, "k", b"x").await.is_err(),
-        "it is closed"
-    );
+    assert!(log.publish(Topic::Landed, "k", b"x").await.is_err(), "it is closed");
 }

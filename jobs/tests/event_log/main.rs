@@ -34,21 +34,14 @@ async fn what_was_published_is_there_for_who_comes_later(log: Log) {
     let mut member = again.subscribe("g").await;
     let found = drained(&mut *member, 20).await;
     assert_eq!(found.len(), 20);
-    assert!(
-        found
-            .iter()
-            .all(|record| record.payload == format!("payload of {}", record.key).into_bytes())
-    );
+    assert!(found.iter().all(|record| record.payload == format!("payload of {}", record.key).into_bytes()));
     member.close().await.unwrap();
 }
 
 async fn records_of_one_key_keep_their_order(log: Log) {
     for number in 0..60 {
         let key = format!("key-{}", number % 3);
-        log.log
-            .publish(Topic::Landed, &key, number.to_string().as_bytes())
-            .await
-            .unwrap();
+        log.log.publish(Topic::Landed, &key, number.to_string().as_bytes()).await.unwrap();
     }
     let mut member = log.subscribe("g").await;
     let mut by_key: HashMap<String, Vec<Record>> = HashMap::new();
@@ -57,22 +50,10 @@ async fn records_of_one_key_keep_their_order(log: Log) {
     }
     assert_eq!(by_key.len(), 3);
     for records in by_key.values() {
-        let number = |record: &Record| {
-            String::from_utf8(record.payload.clone())
-                .unwrap()
-                .parse::<i32>()
-                .unwrap()
-        };
-        assert!(
-            records
-                .windows(2)
-                .all(|pair| number(&pair[0]) + 3 == number(&pair[1]))
-        );
-        assert!(
-            records
-                .windows(2)
-                .all(|pair| pair[0].partition == pair[1].partition)
-        );
+        let number =
+            |record: &Record| String::from_utf8(record.payload.clone()).unwrap().parse::<i32>().unwrap();
+        assert!(records.windows(2).all(|pair| number(&pair[0]) + 3 == number(&pair[1])));
+        assert!(records.windows(2).all(|pair| pair[0].partition == pair[1].partition));
         assert!(records.windows(2).all(|pair| pair[0].offset < pair[1].offset));
     }
     member.close().await.unwrap();
@@ -91,11 +72,7 @@ async fn what_was_not_acked_is_given_out_again(log: Log) {
     let unacked = drained_without_acks(&mut *member, 6).await;
     member.close().await.unwrap();
     let mut member = log.subscribe("g").await;
-    let again: HashSet<_> = drained(&mut *member, 6)
-        .await
-        .into_iter()
-        .map(|record| record.key)
-        .collect();
+    let again: HashSet<_> = drained(&mut *member, 6).await.into_iter().map(|record| record.key).collect();
     assert_eq!(again, unacked);
     assert!(again.is_disjoint(&acked));
     member.close().await.unwrap();
@@ -111,10 +88,7 @@ async fn drained_without_acks(member: &mut dyn Subscription, count: usize) -> Ha
 
 async fn acks_out_of_order_commit_what_is_done_from_the_front(log: Log) {
     for number in 0..5 {
-        log.log
-            .publish(Topic::Landed, "one key", number.to_string().as_bytes())
-            .await
-            .unwrap();
+        log.log.publish(Topic::Landed, "one key", number.to_string().as_bytes()).await.unwrap();
     }
     let mut member = log.subscribe("g").await;
     let mut records = Vec::new();
@@ -126,10 +100,7 @@ async fn acks_out_of_order_commit_what_is_done_from_the_front(log: Log) {
     }
     member.close().await.unwrap();
     let lag: i64 = log.lag("g").await;
-    assert_eq!(
-        lag, 3,
-        "the first two are committed, the last one waits for its elders"
-    );
+    assert_eq!(lag, 3, "the first two are committed, the last one waits for its elders");
     let mut member = log.subscribe("g").await;
     for number in 2..5 {
         assert_eq!(next(&mut *member).await.payload, number.to_string().into_bytes());
@@ -157,12 +128,7 @@ async fn two_members_share_and_each_record_reaches_one(log: Log) {
     }
     assert_eq!(count, 200, "each reached one member once");
     assert!(of_first.is_disjoint(&of_second));
-    assert!(
-        of_first.len() > 20 && of_second.len() > 20,
-        "{} {}",
-        of_first.len(),
-        of_second.len()
-    );
+    assert!(of_first.len() > 20 && of_second.len() > 20, "{} {}", of_first.len(), of_second.len());
     first.close().await.unwrap();
     second.close().await.unwrap();
 }

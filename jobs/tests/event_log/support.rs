@@ -48,18 +48,9 @@ impl Log {
     }
 
     async fn open_embedded(folder: Arc<TempDir>) -> Self {
-        let log = EmbeddedLog::open(&folder.path().join("events.db"), PARTITIONS)
-            .await
-            .unwrap();
-        let opened = Opened::Embedded {
-            folder,
-            log: log.clone(),
-        };
-        Self {
-            log: Arc::new(log),
-            long_work: Duration::from_secs(1),
-            opened,
-        }
+        let log = EmbeddedLog::open(&folder.path().join("events.db"), PARTITIONS).await.unwrap();
+        let opened = Opened::Embedded { folder, log: log.clone() };
+        Self { log: Arc::new(log), long_work: Duration::from_secs(1), opened }
     }
 
     pub async fn kafka() -> Self {
@@ -75,9 +66,7 @@ impl Log {
             topic_prefix: format!("test-{}", Uuid::now_v7().simple()),
             partitions: PARTITIONS,
             buffer: 8,
-            client: client
-                .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
+            client: client.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
             ..KafkaSettings::default()
         };
         let log = Self::open_kafka(settings);
@@ -87,11 +76,7 @@ impl Log {
 
     fn open_kafka(settings: KafkaSettings) -> Self {
         let log = Arc::new(KafkaLog::new(settings.clone()).unwrap());
-        Self {
-            log,
-            long_work: Duration::from_secs(9),
-            opened: Opened::Kafka(settings),
-        }
+        Self { log, long_work: Duration::from_secs(9), opened: Opened::Kafka(settings) }
     }
 
     /// The same log as a process sees it that starts later.
@@ -112,13 +97,7 @@ impl Log {
 
     /// The lag of all partitions.
     pub async fn lag(&self, group: &str) -> i64 {
-        self.log
-            .lag(Topic::Landed, group)
-            .await
-            .unwrap()
-            .iter()
-            .map(|partition| partition.lag)
-            .sum()
+        self.log.lag(Topic::Landed, group).await.unwrap().iter().map(|partition| partition.lag).sum()
     }
 
     /// Waits until each of two members has its part: each is given records, and none twice.
@@ -136,11 +115,8 @@ impl Log {
                         record = first.next() => (0, record.unwrap()),
                         record = second.next() => (1, record.unwrap()),
                     };
-                    let acked = if member == 0 {
-                        first.ack(&record).await
-                    } else {
-                        second.ack(&record).await
-                    };
+                    let acked =
+                        if member == 0 { first.ack(&record).await } else { second.ack(&record).await };
                     acked.unwrap();
                     if keys.contains(&record.key) {
                         seen[member] += 1;
@@ -153,9 +129,7 @@ impl Log {
                 tokio::time::sleep(Duration::from_millis(200)).await;
             }
         };
-        tokio::time::timeout(PATIENCE, settle)
-            .await
-            .expect("the members never shared");
+        tokio::time::timeout(PATIENCE, settle).await.expect("the members never shared");
     }
 }
 
@@ -164,19 +138,13 @@ pub async fn publish(log: &Log, numbers: Range<u32>) {
     let send = |number| async move {
         let key = format!("job-{number}");
         let payload = format!("payload of {key}");
-        log.log
-            .publish(Topic::Landed, &key, payload.as_bytes())
-            .await
-            .unwrap();
+        log.log.publish(Topic::Landed, &key, payload.as_bytes()).await.unwrap();
     };
     futures::future::join_all(numbers.map(send)).await;
 }
 
 pub async fn next(member: &mut dyn Subscription) -> Record {
-    tokio::time::timeout(PATIENCE, member.next())
-        .await
-        .expect("no record came")
-        .unwrap()
+    tokio::time::timeout(PATIENCE, member.next()).await.expect("no record came").unwrap()
 }
 
 /// Reads and acks `count` records of jobs.

@@ -22,11 +22,7 @@ async fn of_many_claims_one_wins(db: Database) {
     for _ in 0..5 {
         let job = landed(&db.store, new_job("sales")).await.job_id;
         let tries = (0..10).map(|number| {
-            let store = if number % 2 == 0 {
-                db.store.clone()
-            } else {
-                other.clone()
-            };
+            let store = if number % 2 == 0 { db.store.clone() } else { other.clone() };
             tokio::spawn(async move { claim(&store, job).await })
         });
         let mut won = Vec::new();
@@ -37,10 +33,7 @@ async fn of_many_claims_one_wins(db: Database) {
         assert_eq!((won[0].attempt, won[0].job.status), (1, JobStatus::Processing));
         assert_eq!(db.store.get(job).await.unwrap(), Some(won.remove(0).job));
     }
-    assert!(
-        claim(&db.store, JobId::new()).await.is_none(),
-        "there is no such job"
-    );
+    assert!(claim(&db.store, JobId::new()).await.is_none(), "there is no such job");
 }
 
 async fn a_job_keeps_the_version_of_its_first_claim(db: Database) {
@@ -50,12 +43,7 @@ async fn a_job_keeps_the_version_of_its_first_claim(db: Database) {
     assert_eq!(claim.deadline, claim.job.started_at.unwrap() + limit);
     assert!(db.store.hand_back(&claim, Utc::now(), false).await.unwrap());
     let later = Utc::now() + TimeDelta::seconds(1);
-    let second = db
-        .store
-        .claim(claim.job.job_id, "v2", "w", later)
-        .await
-        .unwrap()
-        .unwrap();
+    let second = db.store.claim(claim.job.job_id, "v2", "w", later).await.unwrap().unwrap();
     assert_eq!(second.job.pipeline_version.as_deref(), Some("v1"));
     assert_eq!(db.store.get(claim.job.job_id).await.unwrap(), Some(second.job));
 }
@@ -67,25 +55,12 @@ async fn a_job_handed_back_waits_for_its_time(db: Database) {
     assert!(db.store.hand_back(&claim, due, true).await.unwrap());
     let found = db.store.get(job).await.unwrap().unwrap();
     assert_eq!((found.status, found.retries), (JobStatus::Queued, 1));
-    let early = db
-        .store
-        .claim(job, "v1", "w", due - TimeDelta::seconds(1))
-        .await
-        .unwrap();
+    let early = db.store.claim(job, "v1", "w", due - TimeDelta::seconds(1)).await.unwrap();
     assert!(early.is_none());
-    let second = db
-        .store
-        .claim(job, "v1", "w", due + TimeDelta::seconds(1))
-        .await
-        .unwrap()
-        .unwrap();
+    let second = db.store.claim(job, "v1", "w", due + TimeDelta::seconds(1)).await.unwrap().unwrap();
     assert_eq!(second.attempt, 2);
     assert!(db.store.hand_back(&second, Utc::now(), false).await.unwrap());
-    assert_eq!(
-        db.store.get(job).await.unwrap().unwrap().retries,
-        1,
-        "not counted"
-    );
+    assert_eq!(db.store.get(job).await.unwrap().unwrap().retries, 1, "not counted");
     assert_eq!(db.told().await, [("landed", job); 3]);
 }
 
@@ -93,10 +68,7 @@ async fn an_older_attempt_changes_nothing(db: Database) {
     let old = claimed(&db.store, "sales").await;
     let job = old.job.job_id;
     assert!(db.store.heartbeat(&old).await.unwrap());
-    assert!(
-        db.store.heartbeat(&old).await.unwrap(),
-        "also when nothing in the row changes"
-    );
+    assert!(db.store.heartbeat(&old).await.unwrap(), "also when nothing in the row changes");
     assert!(db.store.hand_back(&old, Utc::now(), false).await.unwrap());
     assert!(!db.store.heartbeat(&old).await.unwrap());
     let new = claim(&db.store, job).await.unwrap();
@@ -125,9 +97,7 @@ async fn a_finished_job_carries_its_counts_and_tells_them(db: Database) {
     assert!(job.finished_at.unwrap() >= job.started_at.unwrap());
     let mut events = db.outbox().await;
     assert_eq!(events.len(), 2);
-    let EventKind::Finished(data) = events.remove(1).kind else {
-        panic!("not a finished event")
-    };
+    let EventKind::Finished(data) = events.remove(1).kind else { panic!("not a finished event") };
     let FinishedData { job: told, rejects } = *data;
     // The attempt is not part of what others see.
     assert_eq!(tidemill_jobs::Job { attempt: 1, ..told }, job);
@@ -137,90 +107,42 @@ async fn a_finished_job_carries_its_counts_and_tells_them(db: Database) {
 async fn the_same_end_may_be_repeated(db: Database) {
     let claim = claimed(&db.store, "sales").await;
     for _ in 0..2 {
-        assert!(
-            db.store
-                .finish(&claim, failure("no_records"), Vec::new())
-                .await
-                .unwrap()
-        );
+        assert!(db.store.finish(&claim, failure("no_records"), Vec::new()).await.unwrap());
     }
     assert_eq!(db.told().await.len(), 2, "told once");
-    assert!(
-        !db.store.finish(&claim, success(), Vec::new()).await.unwrap(),
-        "another end"
-    );
+    assert!(!db.store.finish(&claim, success(), Vec::new()).await.unwrap(), "another end");
     let job = db.store.get(claim.job.job_id).await.unwrap().unwrap();
-    assert_eq!(
-        (job.status, job.error.unwrap().code.as_str()),
-        (JobStatus::Failed, "no_records")
-    );
+    assert_eq!((job.status, job.error.unwrap().code.as_str()), (JobStatus::Failed, "no_records"));
 }
 
 async fn a_cancelled_job_is_taken_from_its_worker(db: Database) {
     let claim = claimed(&db.store, "sales").await;
     let job = db.store.cancel(claim.job.job_id).await.unwrap().unwrap();
-    assert_eq!(
-        (job.status, job.error.unwrap().code.as_str()),
-        (JobStatus::Failed, "cancelled")
-    );
+    assert_eq!((job.status, job.error.unwrap().code.as_str()), (JobStatus::Failed, "cancelled"));
     assert!(!db.store.heartbeat(&claim).await.unwrap());
     assert!(!db.store.finish(&claim, success(), Vec::new()).await.unwrap());
     let again = db.store.cancel(claim.job.job_id).await;
-    assert!(matches!(
-        again,
-        Err(Error::NotAllowed {
-            status: "failed",
-            change: "cancelled"
-        })
-    ));
+    assert!(matches!(again, Err(Error::NotAllowed { status: "failed", change: "cancelled" })));
     let queued = landed(&db.store, new_job("sales")).await;
-    assert_eq!(
-        db.store.cancel(queued.job_id).await.unwrap().unwrap().status,
-        JobStatus::Failed
-    );
+    assert_eq!(db.store.cancel(queued.job_id).await.unwrap().unwrap().status, JobStatus::Failed);
     assert_eq!(db.store.cancel(JobId::new()).await.unwrap(), None);
-    let told: Vec<_> = db
-        .told()
-        .await
-        .into_iter()
-        .filter(|(kind, _)| *kind == "finished")
-        .collect();
-    assert_eq!(
-        told,
-        [("finished", claim.job.job_id), ("finished", queued.job_id)]
-    );
+    let told: Vec<_> = db.told().await.into_iter().filter(|(kind, _)| *kind == "finished").collect();
+    assert_eq!(told, [("finished", claim.job.job_id), ("finished", queued.job_id)]);
 }
 
 async fn only_a_failed_job_is_retried(db: Database) {
     let first = claimed(&db.store, "sales").await;
     let job = first.job.job_id;
     let running = db.store.retry(job).await;
-    assert!(matches!(
-        running,
-        Err(Error::NotAllowed {
-            status: "processing",
-            change: "retried"
-        })
-    ));
+    assert!(matches!(running, Err(Error::NotAllowed { status: "processing", change: "retried" })));
     assert!(db.store.finish(&first, failure("x"), Vec::new()).await.unwrap());
     let queued = db.store.retry(job).await.unwrap().unwrap();
-    assert_eq!(
-        (queued.status, queued.retries, queued.attempt),
-        (JobStatus::Queued, 1, 1)
-    );
-    assert_eq!(
-        (queued.error, queued.finished_at, queued.pipeline_version),
-        (None, None, None)
-    );
+    assert_eq!((queued.status, queued.retries, queued.attempt), (JobStatus::Queued, 1, 1));
+    assert_eq!((queued.error, queued.finished_at, queued.pipeline_version), (None, None, None));
     let later = Utc::now() + TimeDelta::seconds(1);
     let second = db.store.claim(job, "v2", "w", later).await.unwrap().unwrap();
-    assert_eq!(
-        (second.attempt, second.job.pipeline_version.as_deref()),
-        (2, Some("v2"))
-    );
-    let Outcome::Success { counts, .. } = success() else {
-        panic!()
-    };
+    assert_eq!((second.attempt, second.job.pipeline_version.as_deref()), (2, Some("v2")));
+    let Outcome::Success { counts, .. } = success() else { panic!() };
     assert!(db.store.finish(&second, success(), Vec::new()).await.unwrap());
     assert_eq!(db.store.get(job).await.unwrap().unwrap().counts, counts);
     assert!(matches!(db.store.retry(job).await, Err(Error::NotAllowed { .. })));
@@ -229,15 +151,9 @@ async fn only_a_failed_job_is_retried(db: Database) {
 
 async fn a_report_is_collected_once(db: Database) {
     let claim = claimed(&db.store, "sales").await;
-    assert!(
-        !db.store.mark_downloaded(claim.job.job_id).await.unwrap(),
-        "it runs"
-    );
+    assert!(!db.store.mark_downloaded(claim.job.job_id).await.unwrap(), "it runs");
     assert!(db.store.finish(&claim, success(), Vec::new()).await.unwrap());
     assert!(db.store.mark_downloaded(claim.job.job_id).await.unwrap());
     assert!(!db.store.mark_downloaded(claim.job.job_id).await.unwrap());
-    assert_eq!(
-        db.store.get(claim.job.job_id).await.unwrap().unwrap().status,
-        JobStatus::Downloaded
-    );
+    assert_eq!(db.store.get(claim.job.job_id).await.unwrap().unwrap().status, JobStatus::Downloaded);
 }

@@ -49,10 +49,7 @@ async fn a_session_is_strict_durable_and_in_utc(db: Database) {
         };
         assert_eq!(isolation, "READ-COMMITTED");
     } else {
-        assert_eq!(
-            db.setting("SELECT journal_mode FROM pragma_journal_mode").await,
-            "wal"
-        );
+        assert_eq!(db.setting("SELECT journal_mode FROM pragma_journal_mode").await, "wal");
         let full = "SELECT CASE synchronous WHEN 2 THEN 'full' ELSE 'less' END FROM pragma_synchronous";
         assert_eq!(db.setting(full).await, "full");
     }
@@ -66,14 +63,8 @@ async fn a_job_comes_back_as_it_landed(db: Database) {
     let job = landed(&db.store, new.clone()).await;
     let found = db.store.get(job.job_id).await.unwrap().unwrap();
     assert_eq!(found, job);
-    assert_eq!(
-        (found.status, found.attempt, found.retries),
-        (JobStatus::Queued, 0, 0)
-    );
-    assert_eq!(
-        (found.files_to_process, found.file_name),
-        (new.files, new.file_name)
-    );
+    assert_eq!((found.status, found.attempt, found.retries), (JobStatus::Queued, 0, 0));
+    assert_eq!((found.files_to_process, found.file_name), (new.files, new.file_name));
     assert_eq!(found.size_bytes, 5_000_000_000);
     assert_eq!(db.store.get(JobId::new()).await.unwrap(), None);
 }
@@ -84,10 +75,7 @@ async fn pages_hold_each_job_once_and_the_newest_first(db: Database) {
         made.insert(0, landed(&db.store, new_job("sales")).await);
     }
     let mut found: Vec<Job> = Vec::new();
-    let mut filter = JobFilter {
-        limit: 3,
-        ..JobFilter::default()
-    };
+    let mut filter = JobFilter { limit: 3, ..JobFilter::default() };
     let mut pages = 0;
     loop {
         let page = db.store.list(&filter).await.unwrap();
@@ -111,54 +99,15 @@ async fn a_filter_finds_what_it_names_and_nothing_else(db: Database) {
     let of_bob = landed(&db.store, of_bob).await;
     let stock = landed(&db.store, new_job("stock")).await;
     let running = claimed(&db.store, "sales").await.job;
-    let all = || JobFilter {
-        limit: 10,
-        ..JobFilter::default()
-    };
+    let all = || JobFilter { limit: 10, ..JobFilter::default() };
     let table = [
         (all(), vec![&running, &stock, &of_bob]),
-        (
-            JobFilter {
-                statuses: vec![JobStatus::Processing],
-                ..all()
-            },
-            vec![&running],
-        ),
-        (
-            JobFilter {
-                pipelines: Some(vec!["stock".parse().unwrap()]),
-                ..all()
-            },
-            vec![&stock],
-        ),
-        (
-            JobFilter {
-                pipelines: Some(Vec::new()),
-                ..all()
-            },
-            vec![],
-        ),
-        (
-            JobFilter {
-                sender: Some("bob".to_owned()),
-                ..all()
-            },
-            vec![&of_bob],
-        ),
-        (
-            JobFilter {
-                sender: Some("BOB".to_owned()),
-                ..all()
-            },
-            vec![],
-        ),
-        (
-            JobFilter {
-                sender: Some("' OR 1 = 1".to_owned()),
-                ..all()
-            },
-            vec![],
-        ),
+        (JobFilter { statuses: vec![JobStatus::Processing], ..all() }, vec![&running]),
+        (JobFilter { pipelines: Some(vec!["stock".parse().unwrap()]), ..all() }, vec![&stock]),
+        (JobFilter { pipelines: Some(Vec::new()), ..all() }, vec![]),
+        (JobFilter { sender: Some("bob".to_owned()), ..all() }, vec![&of_bob]),
+        (JobFilter { sender: Some("BOB".to_owned()), ..all() }, vec![]),
+        (JobFilter { sender: Some("' OR 1 = 1".to_owned()), ..all() }, vec![]),
         (
             JobFilter {
                 statuses: vec![JobStatus::Queued, JobStatus::Success],
@@ -177,15 +126,8 @@ async fn a_filter_finds_what_it_names_and_nothing_else(db: Database) {
 }
 
 async fn a_cursor_that_no_page_gave_is_refused(db: Database) {
-    let filter = JobFilter {
-        limit: 1,
-        cursor: Some("1; DROP TABLE".to_owned()),
-        ..JobFilter::default()
-    };
-    assert!(matches!(
-        db.store.list(&filter).await,
-        Err(Error::Malformed { .. })
-    ));
+    let filter = JobFilter { limit: 1, cursor: Some("1; DROP TABLE".to_owned()), ..JobFilter::default() };
+    assert!(matches!(db.store.list(&filter).await, Err(Error::Malformed { .. })));
 }
 
 async fn the_statistics_count_what_waits(db: Database) {
@@ -199,18 +141,8 @@ async fn the_statistics_count_what_waits(db: Database) {
     claimed(&db.store, "sales").await;
     let stats = db.store.queue_stats().await.unwrap();
     let count = |status| stats.jobs.iter().find(|(known, _)| *known == status).unwrap().1;
-    assert_eq!(
-        (
-            count(JobStatus::Queued),
-            count(JobStatus::Processing),
-            count(JobStatus::Failed)
-        ),
-        (2, 1, 0)
-    );
-    assert_eq!(
-        (stats.queued_size_bytes, stats.processing_size_bytes),
-        (1_012, 12)
-    );
+    assert_eq!((count(JobStatus::Queued), count(JobStatus::Processing), count(JobStatus::Failed)), (2, 1, 0));
+    assert_eq!((stats.queued_size_bytes, stats.processing_size_bytes), (1_012, 12));
     assert!(stats.oldest_queued_age_seconds > 0.0);
     assert_eq!(stats.outbox_length, 3);
 }
@@ -218,10 +150,7 @@ async fn the_statistics_count_what_waits(db: Database) {
 async fn a_pipeline_version_is_kept_as_first_saved(db: Database) {
     let name = "sales".parse().unwrap();
     assert_eq!(db.store.pipeline_text(&name, "v1").await.unwrap(), None);
-    db.store
-        .save_pipeline(&name, "v1", "pipeline: sales")
-        .await
-        .unwrap();
+    db.store.save_pipeline(&name, "v1", "pipeline: sales").await.unwrap();
     db.store.save_pipeline(&name, "v1", "other").await.unwrap();
     db.store.save_pipeline(&name, "v2", "second").await.unwrap();
     let text = db.store.pipeline_text(&name, "v1").await.unwrap();
@@ -230,22 +159,13 @@ async fn a_pipeline_version_is_kept_as_first_saved(db: Database) {
 
 async fn grants_need_their_user(db: Database) {
     let grant = "INSERT INTO tidemill_grants (user_name, pipeline, permission) VALUES ('ann', '*', 'send')";
-    assert!(
-        sqlx::query(grant).execute(db.store.pool()).await.is_err(),
-        "there is no such user"
-    );
+    assert!(sqlx::query(grant).execute(db.store.pool()).await.is_err(), "there is no such user");
     let user =
         "INSERT INTO tidemill_users (name, password_hash, is_admin, created_at) VALUES ('ann', 'x', 0, 0)";
     sqlx::query(user).execute(db.store.pool()).await.unwrap();
     sqlx::query(grant).execute(db.store.pool()).await.unwrap();
-    sqlx::query("DELETE FROM tidemill_users")
-        .execute(db.store.pool())
-        .await
-        .unwrap();
-    let left = sqlx::query("SELECT user_name FROM tidemill_grants")
-        .fetch_all(db.store.pool())
-        .await
-        .unwrap();
+    sqlx::query("DELETE FROM tidemill_users").execute(db.store.pool()).await.unwrap();
+    let left = sqlx::query("SELECT user_name FROM tidemill_grants").fetch_all(db.store.pool()).await.unwrap();
     assert!(left.is_empty(), "the grants went with their user");
 }
 

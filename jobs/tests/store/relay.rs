@@ -43,11 +43,7 @@ impl EventLog for Switched {
     async fn publish(&self, topic: Topic, key: &str, payload: &[u8]) -> Result<()> {
         if self.away.load(Ordering::SeqCst) {
             let message = "away".to_owned();
-            return Err(Error::Log {
-                action: "publish",
-                message,
-                retry: Retry::Later,
-            });
+            return Err(Error::Log { action: "publish", message, retry: Retry::Later });
         }
         self.log.publish(topic, key, payload).await
     }
@@ -72,39 +68,20 @@ struct Log {
 impl Log {
     async fn new() -> Self {
         let folder = TempDir::new().unwrap();
-        let log = EmbeddedLog::open(&folder.path().join("events.db"), 4)
-            .await
-            .unwrap();
+        let log = EmbeddedLog::open(&folder.path().join("events.db"), 4).await.unwrap();
         let landed = log.subscribe(Topic::Landed, "test").await.unwrap();
-        Self {
-            _folder: folder,
-            switched: Arc::new(Switched {
-                log,
-                away: AtomicBool::new(false),
-            }),
-            landed,
-        }
+        Self { _folder: folder, switched: Arc::new(Switched { log, away: AtomicBool::new(false) }), landed }
     }
 
     fn relay(&self, store: &JobStore) -> Running {
         let shutdown = CancellationToken::new();
         let relay = Relay::new(store.clone(), Arc::clone(&self.switched) as Arc<dyn EventLog>);
-        Running {
-            task: tokio::spawn(relay.run(shutdown.clone())),
-            shutdown,
-        }
+        Running { task: tokio::spawn(relay.run(shutdown.clone())), shutdown }
     }
 
     async fn next(&mut self) -> JobId {
-        let record = tokio::time::timeout(PATIENCE, self.landed.next())
-            .await
-            .expect("no record")
-            .unwrap();
-        Event::from_json(&record.payload)
-            .unwrap()
-            .subject
-            .parse()
-            .unwrap()
+        let record = tokio::time::timeout(PATIENCE, self.landed.next()).await.expect("no record").unwrap();
+        Event::from_json(&record.payload).unwrap().subject.parse().unwrap()
     }
 
     async fn next_set(&mut self, count: usize) -> HashSet<JobId> {
@@ -147,17 +124,11 @@ async fn a_commit_reaches_the_log_at_once(db: Database) {
         times.push(start.elapsed());
     }
     times.sort();
-    println!(
-        "commit to consumer: median {:?}, longest {:?}",
-        times[25], times[49]
-    );
+    println!("commit to consumer: median {:?}, longest {:?}", times[25], times[49]);
     let claim = claimed(&db.store, "sales").await;
     assert!(db.store.finish(&claim, success(), Vec::new()).await.unwrap());
     let mut finished = log.switched.log.subscribe(Topic::Finished, "test").await.unwrap();
-    let record = tokio::time::timeout(PATIENCE, finished.next())
-        .await
-        .unwrap()
-        .unwrap();
+    let record = tokio::time::timeout(PATIENCE, finished.next()).await.unwrap().unwrap();
     assert_eq!(record.key, claim.job.job_id.to_string());
     outbox_is_empty(&db).await;
     relay.stop().await;
@@ -220,13 +191,7 @@ async fn a_delayed_event_waits_for_its_time(db: Database) {
     assert!(db.store.hand_back(&claim, due, true).await.unwrap());
     assert_eq!(log.next().await, claim.job.job_id);
     assert!(Utc::now() >= due);
-    assert!(
-        db.store
-            .claim(claim.job.job_id, "v1", "w", Utc::now())
-            .await
-            .unwrap()
-            .is_some()
-    );
+    assert!(db.store.claim(claim.job.job_id, "v1", "w", Utc::now()).await.unwrap().is_some());
     outbox_is_empty(&db).await;
     relay.stop().await;
 }

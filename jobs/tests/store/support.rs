@@ -64,9 +64,7 @@ impl Database {
         let rows =
             sqlx::query("SELECT payload FROM tidemill_outbox ORDER BY id").fetch_all(self.store.pool());
         let rows = rows.await.unwrap();
-        rows.iter()
-            .map(|row| Event::from_json(row.get::<String, _>(0).as_bytes()).unwrap())
-            .collect()
+        rows.iter().map(|row| Event::from_json(row.get::<String, _>(0).as_bytes()).unwrap()).collect()
     }
 
     /// Types of the events in the outbox and their jobs, in short.
@@ -139,37 +137,15 @@ pub async fn claimed(store: &JobStore, pipeline: &str) -> Claim {
 
 /// Claims a job a moment from now, so that a job that was put back just now is due.
 pub async fn claim(store: &JobStore, job: JobId) -> Option<Claim> {
-    store
-        .claim(job, "v1", "worker-1", Utc::now() + TimeDelta::milliseconds(1))
-        .await
-        .unwrap()
+    store.claim(job, "v1", "worker-1", Utc::now() + TimeDelta::milliseconds(1)).await.unwrap()
 }
 
 pub fn success() -> Outcome {
-    let counts = Counts {
-        records_in: 9,
-        records_written: 6,
-        records_rejected: 2,
-        records_filtered: 1,
-    };
-    Outcome::Success {
-        counts,
-        report: "jobs/x/report.json".to_owned(),
-    }
+    let counts = Counts { records_in: 9, records_written: 6, records_rejected: 2, records_filtered: 1 };
+    Outcome::Success { counts, report: "jobs/x/report.json".to_owned() }
 }
 
 pub fn failure(code: &str) -> Outcome {
-    let error = JobError {
-        code: code.to_owned(),
-        message: "no good".to_owned(),
-        blame: Blame::Sender,
-    };
-    Outcome::Failed {
-        counts: Counts {
-            records_in: 1,
-            ..Counts::default()
-        },
-        report: None,
-        error,
-    }
+    let error = JobError { code: code.to_owned(), message: "no good".to_owned(), blame: Blame::Sender };
+    Outcome::Failed { counts: Counts { records_in: 1, ..Counts::default() }, report: None, error }
 }

@@ -19,39 +19,19 @@ async fn left_behind_twice(db: Database, after: TimeDelta, code: &str) {
     let first = claimed(&db.store, "sales").await;
     let job = first.job.job_id;
     let swept = sweeper.sweep(Utc::now() + after).await.unwrap();
-    assert_eq!(
-        swept,
-        Swept {
-            put_back: 1,
-            ..Swept::default()
-        }
-    );
+    assert_eq!(swept, Swept { put_back: 1, ..Swept::default() });
     let found = db.store.get(job).await.unwrap().unwrap();
     assert_eq!((found.status, found.retries), (JobStatus::Queued, 1));
     assert!(!db.store.heartbeat(&first).await.unwrap());
 
-    let second = db
-        .store
-        .claim(job, "v1", "w", Utc::now() + after)
-        .await
-        .unwrap()
-        .unwrap();
+    let second = db.store.claim(job, "v1", "w", Utc::now() + after).await.unwrap().unwrap();
     assert_eq!(second.attempt, 2);
     let swept = sweeper.sweep(Utc::now() + after + after).await.unwrap();
-    assert_eq!(
-        swept,
-        Swept {
-            failed: 1,
-            ..Swept::default()
-        }
-    );
+    assert_eq!(swept, Swept { failed: 1, ..Swept::default() });
     let found = db.store.get(job).await.unwrap().unwrap();
     assert_eq!(found.status, JobStatus::Failed);
     assert_eq!(found.error.unwrap().code, code);
-    assert_eq!(
-        db.told().await,
-        [("landed", job), ("landed", job), ("finished", job)]
-    );
+    assert_eq!(db.told().await, [("landed", job), ("landed", job), ("finished", job)]);
 }
 
 async fn an_orphaned_job_is_put_back_once_and_then_fails(db: Database) {
@@ -65,12 +45,9 @@ async fn an_overdue_job_is_put_back_once_and_then_fails(db: Database) {
 async fn a_retry_by_hand_gives_a_new_chance(db: Database) {
     let sweeper = Sweeper::new(db.store.clone(), Sweeper::INTERVAL);
     let job = landed(&db.store, new_job("sales")).await.job_id;
-    for (round, status) in (1..).zip([
-        JobStatus::Queued,
-        JobStatus::Failed,
-        JobStatus::Queued,
-        JobStatus::Failed,
-    ]) {
+    for (round, status) in
+        (1..).zip([JobStatus::Queued, JobStatus::Failed, JobStatus::Queued, JobStatus::Failed])
+    {
         if db.store.get(job).await.unwrap().unwrap().status == JobStatus::Failed {
             db.store.retry(job).await.unwrap();
         }
@@ -97,11 +74,7 @@ async fn of_many_sweepers_one_acts(db: Database) {
     }
     let now = Utc::now() + TimeDelta::seconds(90);
     let sweeps = (0..6).map(|number| {
-        let store = if number % 2 == 0 {
-            db.store.clone()
-        } else {
-            other.clone()
-        };
+        let store = if number % 2 == 0 { db.store.clone() } else { other.clone() };
         tokio::spawn(async move { Sweeper::new(store, Sweeper::INTERVAL).sweep(now).await.unwrap() })
     });
     let mut put_back = 0;

@@ -17,10 +17,7 @@ on_both!(
 
 /// The same bytes, uploaded again.
 fn again(new: &NewJob) -> NewJob {
-    NewJob {
-        job_id: JobId::new(),
-        ..new.clone()
-    }
+    NewJob { job_id: JobId::new(), ..new.clone() }
 }
 
 fn duplicate_of(landed: Landed) -> Option<JobId> {
@@ -33,20 +30,11 @@ fn duplicate_of(landed: Landed) -> Option<JobId> {
 async fn the_same_content_gets_the_first_job(db: Database) {
     let new = new_job("sales");
     let first = landed(&db.store, new.clone()).await;
-    assert_eq!(
-        duplicate_of(db.store.land(again(&new)).await.unwrap()),
-        Some(first.job_id)
-    );
+    assert_eq!(duplicate_of(db.store.land(again(&new)).await.unwrap()), Some(first.job_id));
     let claim = claim(&db.store, first.job_id).await.unwrap();
     assert!(db.store.finish(&claim, success(), Vec::new()).await.unwrap());
-    assert_eq!(
-        duplicate_of(db.store.land(again(&new)).await.unwrap()),
-        Some(first.job_id)
-    );
-    let elsewhere = NewJob {
-        pipeline: "stock".parse().unwrap(),
-        ..again(&new)
-    };
+    assert_eq!(duplicate_of(db.store.land(again(&new)).await.unwrap()), Some(first.job_id));
+    let elsewhere = NewJob { pipeline: "stock".parse().unwrap(), ..again(&new) };
     assert_eq!(duplicate_of(db.store.land(elsewhere).await.unwrap()), None);
 }
 
@@ -54,26 +42,15 @@ async fn content_whose_job_failed_gets_a_new_job(db: Database) {
     let new = new_job("sales");
     let first = landed(&db.store, new.clone()).await;
     let claim = claim(&db.store, first.job_id).await.unwrap();
-    assert!(
-        db.store
-            .finish(&claim, failure("no_records"), Vec::new())
-            .await
-            .unwrap()
-    );
+    assert!(db.store.finish(&claim, failure("no_records"), Vec::new()).await.unwrap());
     let second = landed(&db.store, again(&new)).await;
     // The first one done again does not take the content back.
     db.store.retry(first.job_id).await.unwrap();
-    assert_eq!(
-        duplicate_of(db.store.land(again(&new)).await.unwrap()),
-        Some(second.job_id)
-    );
+    assert_eq!(duplicate_of(db.store.land(again(&new)).await.unwrap()), Some(second.job_id));
 }
 
 async fn a_pipeline_may_take_the_same_content_again(db: Database) {
-    let new = NewJob {
-        duplicates: Duplicates::Accept,
-        ..new_job("sales")
-    };
+    let new = NewJob { duplicates: Duplicates::Accept, ..new_job("sales") };
     landed(&db.store, new.clone()).await;
     landed(&db.store, again(&new)).await;
 }
@@ -86,22 +63,13 @@ async fn an_idempotency_key_finds_its_job_or_a_conflict(db: Database) {
     };
     let new = keyed("k1");
     let first = landed(&db.store, new.clone()).await;
-    assert_eq!(
-        duplicate_of(db.store.land(again(&new)).await.unwrap()),
-        Some(first.job_id)
-    );
+    assert_eq!(duplicate_of(db.store.land(again(&new)).await.unwrap()), Some(first.job_id));
     let refused = db.store.land(keyed("k1")).await;
     assert!(matches!(refused, Err(Error::IdempotencyConflict { key }) if key == "k1"));
     for other in [
         keyed("K1"),
-        NewJob {
-            sender: "bob".to_owned(),
-            ..keyed("k1")
-        },
-        NewJob {
-            pipeline: "stock".parse().unwrap(),
-            ..keyed("k1")
-        },
+        NewJob { sender: "bob".to_owned(), ..keyed("k1") },
+        NewJob { pipeline: "stock".parse().unwrap(), ..keyed("k1") },
     ] {
         landed(&db.store, other).await;
     }
@@ -123,11 +91,7 @@ async fn uploads_at_the_same_instant_make_one_job(db: Database) {
         }
         new.idempotency_key = key;
         let uploads = (0..12).map(|number| {
-            let store = if number % 2 == 0 {
-                db.store.clone()
-            } else {
-                other.clone()
-            };
+            let store = if number % 2 == 0 { db.store.clone() } else { other.clone() };
             let new = again(&new);
             tokio::spawn(async move { store.land(new).await.unwrap() })
         });
@@ -149,35 +113,18 @@ async fn a_job_and_its_event_land_together(db: Database) {
     let job = landed(&db.store, new_job("sales")).await;
     assert_eq!(db.told().await, [("landed", job.job_id)]);
     // Without a place for the event there is no job.
-    let gone = sqlx::query("DROP TABLE tidemill_outbox")
-        .execute(db.store.pool())
-        .await;
+    let gone = sqlx::query("DROP TABLE tidemill_outbox").execute(db.store.pool()).await;
     gone.unwrap();
     let new = new_job("sales");
-    assert!(matches!(
-        db.store.land(new.clone()).await,
-        Err(Error::Database { .. })
-    ));
+    assert!(matches!(db.store.land(new.clone()).await, Err(Error::Database { .. })));
     assert_eq!(db.store.get(new.job_id).await.unwrap(), None);
 }
 
 async fn texts_too_long_for_a_key_are_refused(db: Database) {
-    let new = NewJob {
-        idempotency_key: Some("k".repeat(191)),
-        ..new_job("sales")
-    };
-    assert!(matches!(
-        db.store.land(new).await,
-        Err(Error::TooLong { limit: 190, .. })
-    ));
-    let new = NewJob {
-        sender: "é".repeat(191),
-        ..new_job("sales")
-    };
+    let new = NewJob { idempotency_key: Some("k".repeat(191)), ..new_job("sales") };
+    assert!(matches!(db.store.land(new).await, Err(Error::TooLong { limit: 190, .. })));
+    let new = NewJob { sender: "é".repeat(191), ..new_job("sales") };
     assert!(matches!(db.store.land(new).await, Err(Error::TooLong { .. })));
-    let fits = NewJob {
-        idempotency_key: Some("é".repeat(190)),
-        ..new_job("sales")
-    };
+    let fits = NewJob { idempotency_key: Some("é".repeat(190)), ..new_job("sales") };
     landed(&db.store, fits).await;
 }

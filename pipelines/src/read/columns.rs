@@ -36,12 +36,7 @@ fn column(node: &Node, problems: &mut Problems) -> Option<Column> {
     };
     let required = spec.required.unwrap_or(true);
     let kind = kind(spec, node, problems);
-    Some(Column {
-        name: name?,
-        kind: kind?,
-        required,
-        references: references?,
-    })
+    Some(Column { name: name?, kind: kind?, required, references: references? })
 }
 
 /// Databases and SQL do not tell `Id` from `id`, so neither may a pipeline.
@@ -109,10 +104,7 @@ fn reference(text: &str, place: Place, problems: &mut Problems) -> Option<Refere
     };
     let table = parsed(table, place, problems);
     let column = parsed(column, place, problems);
-    Some(Reference {
-        table: table?,
-        column: column?,
-    })
+    Some(Reference { table: table?, column: column? })
 }
 
 fn kind(spec: ColumnSpec, node: &Node, problems: &mut Problems) -> Option<ColumnType> {
@@ -121,9 +113,7 @@ fn kind(spec: ColumnSpec, node: &Node, problems: &mut Problems) -> Option<Column
         TypeSpec::Float64 => Some(ColumnType::Float64),
         TypeSpec::Decimal => decimal(&spec, node, problems),
         TypeSpec::Bool => boolean(spec.r#true, spec.r#false, node, problems),
-        TypeSpec::Text => Some(ColumnType::Text {
-            max_length: spec.max_length,
-        }),
+        TypeSpec::Text => Some(ColumnType::Text { max_length: spec.max_length }),
         TypeSpec::Date => {
             let formats = formats(spec.format, node, TimeKind::Date, problems)?;
             Some(ColumnType::Date { formats })
@@ -131,10 +121,7 @@ fn kind(spec: ColumnSpec, node: &Node, problems: &mut Problems) -> Option<Column
         TypeSpec::Timestamp => {
             let formats = formats(spec.format, node, TimeKind::Timestamp, problems);
             let zone = zone(spec.zone, node.place_of("zone"), problems);
-            Some(ColumnType::Timestamp {
-                formats: formats?,
-                zone: zone?,
-            })
+            Some(ColumnType::Timestamp { formats: formats?, zone: zone? })
         }
     }
 }
@@ -158,10 +145,7 @@ fn decimal(spec: &ColumnSpec, node: &Node, problems: &mut Problems) -> Option<Co
         );
         return None;
     }
-    Some(ColumnType::Decimal {
-        precision,
-        scale: i8::try_from(scale).ok()?,
-    })
+    Some(ColumnType::Decimal { precision, scale: i8::try_from(scale).ok()? })
 }
 
 fn boolean(
@@ -173,27 +157,14 @@ fn boolean(
     let true_texts = texts(true_words, &TRUE_TEXTS, node.place_of("true"), problems);
     let false_texts = texts(false_words, &FALSE_TEXTS, node.place_of("false"), problems);
     let (true_texts, false_texts) = (true_texts?, false_texts?);
-    let both = true_texts
-        .iter()
-        .find(|yes| false_texts.iter().any(|no| no.eq_ignore_ascii_case(yes)));
+    let both = true_texts.iter().find(|yes| false_texts.iter().any(|no| no.eq_ignore_ascii_case(yes)));
     if let Some(text) = both {
         let message = format!("{} is read both as true and as false", quoted(text));
-        let place = if node.field("true").is_some() {
-            node.place_of("true")
-        } else {
-            node.place_of("false")
-        };
-        problems.add_help(
-            place,
-            message,
-            "give both `true` and `false`, with no text in common",
-        );
+        let place = if node.field("true").is_some() { node.place_of("true") } else { node.place_of("false") };
+        problems.add_help(place, message, "give both `true` and `false`, with no text in common");
         return None;
     }
-    Some(ColumnType::Bool {
-        true_texts,
-        false_texts,
-    })
+    Some(ColumnType::Bool { true_texts, false_texts })
 }
 
 fn texts(
@@ -206,11 +177,7 @@ fn texts(
         return Some(default.iter().map(|text| (*text).to_owned()).collect());
     };
     if words.is_empty() {
-        problems.add_help(
-            place,
-            "the list is empty",
-            "write at least one text, or take the field away",
-        );
+        problems.add_help(place, "the list is empty", "write at least one text, or take the field away");
         return None;
     }
     Some(words.into_iter().map(|word| word.0).collect())
@@ -266,25 +233,17 @@ fn formats(
 fn time_format(text: String, place: Place, kind: TimeKind, problems: &mut Problems) -> Option<TimeFormat> {
     if StrftimeItems::new(&text).any(|item| item == Item::Error) {
         let message = format!("{} is not a strftime format", quoted(&text));
-        problems.add_help(
-            place,
-            message,
-            "write something like `%d/%m/%Y` or `%Y-%m-%d %H:%M:%S`",
-        );
+        problems.add_help(place, message, "write something like `%d/%m/%Y` or `%Y-%m-%d %H:%M:%S`");
         return None;
     }
     if reads_back(&text, kind) == Some(true) {
         return Some(TimeFormat(text));
     }
     let (what, help) = match kind {
-        TimeKind::Date => (
-            "a date",
-            "name year, month and day, and no time, such as `%d/%m/%Y`",
-        ),
-        TimeKind::Timestamp => (
-            "an instant",
-            "name year, month, day, hour and minute, such as `%d/%m/%Y %H:%M`",
-        ),
+        TimeKind::Date => ("a date", "name year, month and day, and no time, such as `%d/%m/%Y`"),
+        TimeKind::Timestamp => {
+            ("an instant", "name year, month, day, hour and minute, such as `%d/%m/%Y %H:%M`")
+        }
     };
     problems.add_help(place, format!("{} does not tell {what}", quoted(&text)), help);
     None
@@ -300,9 +259,7 @@ fn reads_back(text: &str, kind: TimeKind) -> Option<bool> {
         return Some(done && NaiveDate::parse_from_str(&written, text) == Ok(date));
     }
     write!(written, "{}", sample.format(text)).ok()?;
-    let with_offset = DateTime::parse_from_str(&written, text)
-        .ok()
-        .map(|time| time.naive_utc());
+    let with_offset = DateTime::parse_from_str(&written, text).ok().map(|time| time.naive_utc());
     let time = with_offset.or_else(|| NaiveDateTime::parse_from_str(&written, text).ok())?;
     let off_by = sample.naive_utc().signed_duration_since(time).num_seconds();
     Some((0..60).contains(&off_by))

@@ -12,42 +12,21 @@ pub fn read(node: Option<&Node>, problems: &mut Problems) -> Option<Format> {
     };
     let FormatSpec::Csv(spec) = shape::part(node)?;
     let fields = node.field("csv")?;
-    csv(
-        spec,
-        fields.place_of("delimiter"),
-        fields.place_of("quote"),
-        problems,
-    )
+    csv(spec, fields.place_of("delimiter"), fields.place_of("quote"), problems)
 }
 
 fn csv(spec: CsvSpec, delimiter_place: Place, quote_place: Place, problems: &mut Problems) -> Option<Format> {
-    let delimiter = delimiter(
-        spec.delimiter.as_deref().unwrap_or(","),
-        delimiter_place,
-        problems,
-    );
+    let delimiter = delimiter(spec.delimiter.as_deref().unwrap_or(","), delimiter_place, problems);
     let quote = quote(spec.quote.as_deref().unwrap_or("\""), quote_place, problems);
     let (delimiter, quote) = (delimiter?, quote?);
     if quote == Some(delimiter) {
         problems.add(quote_place, "quote and delimiter are the same character");
         return None;
     }
-    let null = spec.null.map_or_else(
-        || vec![String::new()],
-        |words| words.into_iter().map(|word| word.0).collect(),
-    );
-    let header = if spec.header.unwrap_or(true) {
-        Header::Names
-    } else {
-        Header::None
-    };
-    Some(Format::Csv(CsvFormat {
-        header,
-        delimiter,
-        quote,
-        null,
-        trim: spec.trim.unwrap_or(false),
-    }))
+    let null =
+        spec.null.map_or_else(|| vec![String::new()], |words| words.into_iter().map(|word| word.0).collect());
+    let header = if spec.header.unwrap_or(true) { Header::Names } else { Header::None };
+    Some(Format::Csv(CsvFormat { header, delimiter, quote, null, trim: spec.trim.unwrap_or(false) }))
 }
 
 fn delimiter(text: &str, place: Place, problems: &mut Problems) -> Option<u8> {
@@ -70,11 +49,7 @@ fn quote(text: &str, place: Place, problems: &mut Problems) -> Option<Option<u8>
         "none" => Some(None),
         _ => separator(text).map(Some).or_else(|| {
             let message = format!("{} is not a quote", quoted(text));
-            problems.add_help(
-                place,
-                message,
-                "write one ASCII character such as `'\"'`, or the word `none`",
-            );
+            problems.add_help(place, message, "write one ASCII character such as `'\"'`, or the word `none`");
             None
         }),
     }

@@ -31,10 +31,7 @@ fn notice(node: &Node, problems: &mut Problems) -> Option<Notice> {
 
 fn ends(on: Option<Vec<EndSpec>>, place: Place, problems: &mut Problems) -> Option<NoticeOn> {
     let Some(on) = on else {
-        return Some(NoticeOn {
-            success: true,
-            failed: true,
-        });
+        return Some(NoticeOn { success: true, failed: true });
     };
     if on.is_empty() {
         problems.add_help(
@@ -44,10 +41,7 @@ fn ends(on: Option<Vec<EndSpec>>, place: Place, problems: &mut Problems) -> Opti
         );
         return None;
     }
-    Some(NoticeOn {
-        success: on.contains(&EndSpec::Success),
-        failed: on.contains(&EndSpec::Failed),
-    })
+    Some(NoticeOn { success: on.contains(&EndSpec::Success), failed: on.contains(&EndSpec::Failed) })
 }
 
 fn email(spec: EmailSpec, node: &Node, problems: &mut Problems) -> Option<Notice> {
@@ -61,10 +55,7 @@ fn email(spec: EmailSpec, node: &Node, problems: &mut Problems) -> Option<Notice
         sound &= address_is_good(address, field.place_of_item(index), problems);
     }
     let on = ends(spec.on, node.place_of("on"), problems)?;
-    sound.then_some(Notice {
-        on,
-        target: NoticeTarget::Email { to },
-    })
+    sound.then_some(Notice { on, target: NoticeTarget::Email { to } })
 }
 
 fn address_is_good(text: &str, place: Place, problems: &mut Problems) -> bool {
@@ -85,9 +76,7 @@ fn address_is_good(text: &str, place: Place, problems: &mut Problems) -> bool {
 
 /// One `@` with something on both sides; the mail server decides the rest.
 fn is_address(text: &str) -> bool {
-    let clean = text
-        .chars()
-        .all(|c| !c.is_whitespace() && !c.is_control() && !",;<>()\"".contains(c));
+    let clean = text.chars().all(|c| !c.is_whitespace() && !c.is_control() && !",;<>()\"".contains(c));
     let split = text.split_once('@').is_some_and(|(local, domain)| {
         let ends_well = !domain.starts_with(['.', '-']) && !domain.ends_with(['.', '-']);
         !local.is_empty() && !domain.is_empty() && !domain.contains('@') && ends_well
@@ -114,11 +103,7 @@ fn template_is_good(text: &str, place: Place, problems: &mut Problems) -> bool {
     unknown.sort();
     for name in &unknown {
         let help = did_you_mean(name, &ADDRESS_VARIABLES).unwrap_or_default();
-        problems.add_help(
-            place,
-            format!("the template has an unknown variable {}", quoted(name)),
-            help,
-        );
+        problems.add_help(place, format!("the template has an unknown variable {}", quoted(name)), help);
     }
     unknown.is_empty()
 }
@@ -130,30 +115,17 @@ fn webhook(spec: WebhookSpec, node: &Node, problems: &mut Problems) -> Option<No
         Some(name) => secret_is_good(name, node.place_of("secret"), problems),
     };
     let on = ends(spec.on, node.place_of("on"), problems)?;
-    let target = NoticeTarget::Webhook {
-        url: spec.url,
-        secret: spec.secret,
-    };
+    let target = NoticeTarget::Webhook { url: spec.url, secret: spec.secret };
     (url_is_good && secret_is_good).then_some(Notice { on, target })
 }
 
 fn url_is_good(text: &str, place: Place, problems: &mut Problems) -> bool {
-    let url = Url::parse(text)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let Some(url) = url else {
         // What stands before an @ may be a password, which is repeated nowhere.
-        let shown = if text.contains('@') {
-            "this".to_owned()
-        } else {
-            quoted(text)
-        };
+        let shown = if text.contains('@') { "this".to_owned() } else { quoted(text) };
         let message = format!("{shown} is not an http or https URL");
-        problems.add_help(
-            place,
-            message,
-            "write something like `https://example.org/hooks/tidemill`",
-        );
+        problems.add_help(place, message, "write something like `https://example.org/hooks/tidemill`");
         return false;
     };
     if url.username().is_empty() && url.password().is_none() {

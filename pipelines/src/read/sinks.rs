@@ -24,11 +24,8 @@ pub fn read(
     let node = node?;
     let unchanged = steps.is_some_and(|steps| !steps.iter().any(|step| matches!(step, Step::Sql(_))));
     let columns = columns.filter(|_| unchanged);
-    let sinks: Vec<Option<TableSink>> = node
-        .items()
-        .iter()
-        .map(|item| table(item, columns, problems))
-        .collect();
+    let sinks: Vec<Option<TableSink>> =
+        node.items().iter().map(|item| table(item, columns, problems)).collect();
     let tables: Vec<TableSink> = sinks.into_iter().collect::<Option<_>>()?;
     tell_doubled(&tables, node, problems);
     (!tables.is_empty()).then(|| tables.into_iter().map(SinkSpec::Table).collect())
@@ -45,11 +42,7 @@ fn table(node: &Node, columns: Option<&[Column]>, problems: &mut Problems) -> Op
     };
     let key = key(&spec, node, columns, problems);
     if mode == Mode::Upsert && key.as_ref().is_some_and(Vec::is_empty) {
-        let place = if node.field("key").is_some() {
-            node.place_of("key")
-        } else {
-            node.place_of("mode")
-        };
+        let place = if node.field("key").is_some() { node.place_of("key") } else { node.place_of("mode") };
         problems.add_help(
             place,
             "upsert needs a key",
@@ -57,11 +50,7 @@ fn table(node: &Node, columns: Option<&[Column]>, problems: &mut Problems) -> Op
         );
         return None;
     }
-    Some(TableSink {
-        name: name?,
-        mode,
-        key: key?,
-    })
+    Some(TableSink { name: name?, mode, key: key? })
 }
 
 fn table_name(text: &str, place: Place, problems: &mut Problems) -> Option<TableName> {
@@ -97,17 +86,11 @@ fn key(
             continue;
         };
         if key.contains(&name) {
-            problems.add_help(
-                place,
-                format!("`{name}` stands twice in the key"),
-                "name each column once",
-            );
+            problems.add_help(place, format!("`{name}` stands twice in the key"), "name each column once");
             sound = false;
             continue;
         }
-        columns
-            .into_iter()
-            .for_each(|columns| tell_unfit(&name, columns, place, problems));
+        columns.into_iter().for_each(|columns| tell_unfit(&name, columns, place, problems));
         key.push(name);
     }
     sound.then_some(key)
@@ -125,11 +108,7 @@ fn tell_unfit(name: &ColumnName, columns: &[Column], place: Place, problems: &mu
         }
         Some(column) if !column.required => {
             let message = format!("the key column `{name}` may be missing in a record");
-            problems.add_help(
-                place,
-                message,
-                format!("take `required: false` from the column `{name}`"),
-            );
+            problems.add_help(place, message, format!("take `required: false` from the column `{name}`"));
         }
         Some(_) => {}
     }
@@ -140,9 +119,7 @@ fn tell_doubled(tables: &[TableSink], node: &Node, problems: &mut Problems) {
         let same = |other: &TableSink| other.name.as_str().eq_ignore_ascii_case(table.name.as_str());
         if tables[..index].iter().any(same) {
             let item = &node.items()[index];
-            let place = item
-                .field("table")
-                .map_or(item.place, |table| table.place_of("name"));
+            let place = item.field("table").map_or(item.place, |table| table.place_of("name"));
             problems.add_help(
                 place,
                 format!("the table `{}` stands twice in the sinks", table.name),

@@ -47,11 +47,7 @@ fn check(spec: CheckSpec, node: &Node, problems: &mut Problems) -> Option<Check>
         ElseSpec::Reject => CheckElse::Reject,
         ElseSpec::Fail => CheckElse::Fail,
     };
-    Some(Check {
-        name: name?,
-        condition: spec.r#where,
-        otherwise,
-    })
+    Some(Check { name: name?, condition: spec.r#where, otherwise })
 }
 
 /// After an SQL step a row may come from many records or from none, so there is none to refuse.
@@ -77,9 +73,7 @@ fn tell_doubled(steps: &[Step], node: &Node, problems: &mut Problems) {
     for (step, item) in steps.iter().zip(node.items()) {
         let Step::Check(check) = step else { continue };
         if seen.contains(&&check.name) {
-            let place = item
-                .field("check")
-                .map_or(item.place, |check| check.place_of("name"));
+            let place = item.field("check").map_or(item.place, |check| check.place_of("name"));
             let message = format!("two checks have the name {}", quoted(check.name.as_str()));
             problems.add_help(
                 place,

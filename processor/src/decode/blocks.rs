@@ -26,12 +26,7 @@ pub(super) struct Marks<'a> {
 impl<'a> Marks<'a> {
     /// Begins at `position`.
     pub fn new(bytes: &'a [u8], alphabet: Alphabet, position: usize) -> Self {
-        let mut marks = Marks {
-            bytes,
-            alphabet,
-            block: 0,
-            mask: 0,
-        };
+        let mut marks = Marks { bytes, alphabet, block: 0, mask: 0 };
         marks.seek(position);
         marks
     }
@@ -101,19 +96,13 @@ fn sse2(block: &[u8; BLOCK_BYTES], alphabet: Alphabet) -> u64 {
     };
     let (halves, _) = block.as_chunks::<8>();
     let load = |i: usize| -> __m128i {
-        _mm_set_epi64x(
-            i64::from_le_bytes(halves[2 * i + 1]),
-            i64::from_le_bytes(halves[2 * i]),
-        )
+        _mm_set_epi64x(i64::from_le_bytes(halves[2 * i + 1]), i64::from_le_bytes(halves[2 * i]))
     };
     let either = |a: __m128i, b: __m128i| _mm_or_si128(a, b);
     let marked = |i: usize| -> u64 {
         let bytes = load(i);
         let is = |byte: u8| _mm_cmpeq_epi8(bytes, _mm_set1_epi8(byte as i8));
-        let ends = either(
-            either(is(b'\n'), is(b'\r')),
-            _mm_cmpeq_epi8(bytes, _mm_setzero_si128()),
-        );
+        let ends = either(either(is(b'\n'), is(b'\r')), _mm_cmpeq_epi8(bytes, _mm_setzero_si128()));
         let all = either(either(is(alphabet.delimiter), is(alphabet.quote)), ends);
         u64::from(_mm_movemask_epi8(all) as u32) << (16 * i)
     };
@@ -124,10 +113,7 @@ fn sse2(block: &[u8; BLOCK_BYTES], alphabet: Alphabet) -> u64 {
 fn plain(block: &[u8; BLOCK_BYTES], alphabet: Alphabet) -> u64 {
     let is_mark =
         |byte: u8| byte == alphabet.delimiter || byte == alphabet.quote || matches!(byte, b'\n' | b'\r' | 0);
-    block
-        .iter()
-        .rev()
-        .fold(0, |mask, &byte| mask << 1 | u64::from(is_mark(byte)))
+    block.iter().rev().fold(0, |mask, &byte| mask << 1 | u64::from(is_mark(byte)))
 }
 
 #[cfg(test)]
@@ -137,9 +123,7 @@ mod tests {
 
     fn naive(bytes: &[u8], alphabet: Alphabet, from: usize) -> Vec<usize> {
         let marks = [alphabet.delimiter, alphabet.quote, b'\n', b'\r', 0];
-        (from..bytes.len())
-            .filter(|&i| marks.contains(&bytes[i]))
-            .collect()
+        (from..bytes.len()).filter(|&i| marks.contains(&bytes[i])).collect()
     }
 
     fn walk(bytes: &[u8], alphabet: Alphabet, from: usize) -> Vec<usize> {
@@ -175,10 +159,7 @@ mod tests {
 
     #[test]
     fn nothing_is_marked_behind_the_end() {
-        let alphabet = Alphabet {
-            delimiter: b',',
-            quote: b'"',
-        };
+        let alphabet = Alphabet { delimiter: b',', quote: b'"' };
         assert!(walk(b"", alphabet, 0).is_empty());
         assert!(walk(b"a,b", alphabet, 3).is_empty());
         assert!(walk(&[b'x'; 64], alphabet, 0).is_empty());

@@ -101,30 +101,11 @@ pub(super) struct ColumnBuffer {
 enum Values {
     Int64(Vec<i64>),
     Float64(Vec<f64>),
-    Decimal {
-        values: Vec<i128>,
-        precision: u8,
-        scale: i8,
-    },
-    Bool {
-        values: Vec<bool>,
-        true_texts: Vec<String>,
-        false_texts: Vec<String>,
-    },
-    Text {
-        bytes: Vec<u8>,
-        ends: Vec<i32>,
-        max_length: Option<u32>,
-    },
-    Date {
-        values: Vec<i32>,
-        formats: Formats,
-    },
-    Timestamp {
-        values: Vec<i64>,
-        formats: Formats,
-        zone: Tz,
-    },
+    Decimal { values: Vec<i128>, precision: u8, scale: i8 },
+    Bool { values: Vec<bool>, true_texts: Vec<String>, false_texts: Vec<String> },
+    Text { bytes: Vec<u8>, ends: Vec<i32>, max_length: Option<u32> },
+    Date { values: Vec<i32>, formats: Formats },
+    Timestamp { values: Vec<i64>, formats: Formats, zone: Tz },
 }
 
 impl ColumnBuffer {
@@ -132,10 +113,7 @@ impl ColumnBuffer {
     pub fn new(column: &Column, references: &References) -> Result<Self, String> {
         let known = |reference: &Reference| {
             let none = || Arc::new(KnownKeys::Text(HashSet::new()));
-            (
-                reference.clone(),
-                references.get(reference).cloned().unwrap_or_else(none),
-            )
+            (reference.clone(), references.get(reference).cloned().unwrap_or_else(none))
         };
         Ok(ColumnBuffer {
             name: column.name.as_str().to_owned(),
@@ -193,9 +171,7 @@ impl ColumnBuffer {
             Fault::Format => format!("`{text}` fits none of the column's formats{}", self.formats()),
             Fault::Range(what) => format!("`{text}` {what}{}", self.expected()),
             Fault::Length => match &self.kind {
-                ColumnType::Text {
-                    max_length: Some(max),
-                } => {
+                ColumnType::Text { max_length: Some(max) } => {
                     format!("`{text}` is longer than {max} characters")
                 }
                 _ => format!("`{text}` is too long"),
@@ -211,11 +187,7 @@ impl ColumnBuffer {
     fn expected(&self) -> String {
         match &self.kind {
             ColumnType::Decimal { precision, scale } => format!(" (decimal({precision}, {scale}))"),
-            ColumnType::Bool {
-                true_texts,
-                false_texts,
-                ..
-            } => {
+            ColumnType::Bool { true_texts, false_texts, .. } => {
                 format!(" ({} or {})", true_texts.join(", "), false_texts.join(", "))
             }
             _ => String::new(),
@@ -225,10 +197,7 @@ impl ColumnBuffer {
     fn formats(&self) -> String {
         match &self.kind {
             ColumnType::Date { formats } | ColumnType::Timestamp { formats, .. } => {
-                let formats: Vec<_> = formats
-                    .iter()
-                    .map(|format| format!("`{}`", format.as_str()))
-                    .collect();
+                let formats: Vec<_> = formats.iter().map(|format| format!("`{}`", format.as_str())).collect();
                 format!(" ({})", formats.join(", "))
             }
             _ => String::new(),
@@ -241,34 +210,24 @@ impl Values {
         Ok(match kind {
             ColumnType::Int64 => Values::Int64(Vec::new()),
             ColumnType::Float64 => Values::Float64(Vec::new()),
-            &ColumnType::Decimal { precision, scale } => Values::Decimal {
-                values: Vec::new(),
-                precision,
-                scale,
-            },
-            ColumnType::Bool {
-                true_texts,
-                false_texts,
-            } => Values::Bool {
+            &ColumnType::Decimal { precision, scale } => {
+                Values::Decimal { values: Vec::new(), precision, scale }
+            }
+            ColumnType::Bool { true_texts, false_texts } => Values::Bool {
                 values: Vec::new(),
                 true_texts: true_texts.clone(),
                 false_texts: false_texts.clone(),
             },
-            &ColumnType::Text { max_length } => Values::Text {
-                bytes: Vec::new(),
-                ends: Vec::new(),
-                max_length,
-            },
-            ColumnType::Date { formats } => Values::Date {
-                values: Vec::new(),
-                formats: Formats::new(formats)?,
-            },
+            &ColumnType::Text { max_length } => {
+                Values::Text { bytes: Vec::new(), ends: Vec::new(), max_length }
+            }
+            ColumnType::Date { formats } => {
+                Values::Date { values: Vec::new(), formats: Formats::new(formats)? }
+            }
             ColumnType::Timestamp { formats, zone } => Values::Timestamp {
                 values: Vec::new(),
                 formats: Formats::new(formats)?,
-                zone: zone
-                    .parse()
-                    .map_err(|_| format!("`{zone}` is not the name of a time zone"))?,
+                zone: zone.parse().map_err(|_| format!("`{zone}` is not the name of a time zone"))?,
             },
         })
     }
@@ -278,25 +237,13 @@ impl Values {
         match self {
             Values::Int64(values) => values.push(numbers::int64(text)?),
             Values::Float64(values) => values.push(numbers::float64(text)?),
-            Values::Decimal {
-                values,
-                precision,
-                scale,
-            } => {
+            Values::Decimal { values, precision, scale } => {
                 values.push(numbers::decimal128(text, *precision, *scale)?);
             }
-            Values::Bool {
-                values,
-                true_texts,
-                false_texts,
-            } => {
+            Values::Bool { values, true_texts, false_texts } => {
                 values.push(numbers::boolean(text, true_texts, false_texts)?);
             }
-            Values::Text {
-                bytes,
-                ends,
-                max_length,
-            } => {
+            Values::Text { bytes, ends, max_length } => {
                 if max_length.is_some_and(|max| is_longer(text, max as usize)) {
                     return Err(Fault::Length);
                 }
@@ -304,11 +251,9 @@ impl Values {
                 ends.push(bytes.len() as i32);
             }
             Values::Date { values, formats } => values.push(time::date(text, formats)?),
-            Values::Timestamp {
-                values,
-                formats,
-                zone,
-            } => values.push(time::timestamp(text, formats, *zone)?),
+            Values::Timestamp { values, formats, zone } => {
+                values.push(time::timestamp(text, formats, *zone)?)
+            }
         }
         Ok(())
     }
@@ -342,11 +287,7 @@ impl Values {
         Ok(match self {
             Values::Int64(values) => Arc::new(Int64Array::try_new(taken(values, rows), nulls)?),
             Values::Float64(values) => Arc::new(Float64Array::try_new(taken(values, rows), nulls)?),
-            Values::Decimal {
-                values,
-                precision,
-                scale,
-            } => {
+            Values::Decimal { values, precision, scale } => {
                 let array = Decimal128Array::try_new(taken(values, rows), nulls)?;
                 Arc::new(array.with_precision_and_scale(*precision, *scale)?)
             }
@@ -356,9 +297,7 @@ impl Values {
                 Arc::new(BooleanArray::new(bits, nulls))
             }
             Values::Text { bytes, ends, .. } => {
-                let lengths = std::iter::once(0)
-                    .chain(ends.iter().copied())
-                    .collect::<Vec<i32>>();
+                let lengths = std::iter::once(0).chain(ends.iter().copied()).collect::<Vec<i32>>();
                 let text = std::mem::replace(bytes, Vec::with_capacity(bytes.len()));
                 ends.clear();
                 let offsets = OffsetBuffer::new(lengths.into());
@@ -383,9 +322,7 @@ fn nulls(rows: usize, null_rows: &[usize]) -> Option<NullBuffer> {
         return None;
     }
     let mut bits = vec![0xff; rows.div_ceil(8)];
-    null_rows
-        .iter()
-        .for_each(|&row| bit_util::unset_bit(&mut bits, row));
+    null_rows.iter().for_each(|&row| bit_util::unset_bit(&mut bits, row));
     let bits = arrow::buffer::BooleanBuffer::new(bits.into(), 0, rows);
     Some(NullBuffer::new(bits))
 }

@@ -21,11 +21,7 @@ pub struct DecodeLimits {
 
 impl Default for DecodeLimits {
     fn default() -> Self {
-        DecodeLimits {
-            record_bytes_max: 1024 * 1024,
-            raw_bytes_max: 64 * 1024,
-            batch_rows: 8192,
-        }
+        DecodeLimits { record_bytes_max: 1024 * 1024, raw_bytes_max: 64 * 1024, batch_rows: 8192 }
     }
 }
 
@@ -53,9 +49,7 @@ pub struct Decoder {
 impl Decoder {
     /// A decoder for one file. A reference that `references` does not hold has no known keys.
     pub fn new(format: &CsvFormat, columns: &[Column], references: References, limits: DecodeLimits) -> Self {
-        Decoder {
-            reading: Reading::new(format, columns, &references, limits).map(Box::new),
-        }
+        Decoder { reading: Reading::new(format, columns, &references, limits).map(Box::new) }
     }
 
     /// Takes the next bytes of the file. How a file is cut into chunks changes nothing in what comes out.

@@ -118,15 +118,9 @@ const NAMES_SHOWN_MAX: usize = 20;
 fn differences(missing: &[String], unknown: &[UnknownName], duplicate: &[String]) -> String {
     let quoted = |names: &[String]| names.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>();
     let unknown = unknown.iter().map(UnknownName::to_string).collect();
-    let kinds = [
-        ("missing", quoted(missing)),
-        ("unknown", unknown),
-        ("given twice", quoted(duplicate)),
-    ];
+    let kinds = [("missing", quoted(missing)), ("unknown", unknown), ("given twice", quoted(duplicate))];
     let told = kinds.iter().filter(|(_, names)| !names.is_empty());
-    told.map(|(what, names)| format!("{what}: {}", list(names)))
-        .collect::<Vec<_>>()
-        .join("; ")
+    told.map(|(what, names)| format!("{what}: {}", list(names))).collect::<Vec<_>>().join("; ")
 }
 
 fn list(names: &[String]) -> String {

@@ -17,11 +17,8 @@ const SIMILAR: f64 = 0.8;
 
 /// For each field of the file, the index of its column.
 pub(super) fn order(names: &[String], columns: &[Column], line: u64) -> Result<Vec<usize>, DecodeError> {
-    let index: HashMap<&str, usize> = columns
-        .iter()
-        .enumerate()
-        .map(|(i, column)| (column.name.as_str(), i))
-        .collect();
+    let index: HashMap<&str, usize> =
+        columns.iter().enumerate().map(|(i, column)| (column.name.as_str(), i)).collect();
     let mut fields_of = vec![0usize; columns.len()];
     let mut order = Vec::with_capacity(columns.len());
     let mut strangers = Vec::new();
@@ -35,10 +32,7 @@ pub(super) fn order(names: &[String], columns: &[Column], line: u64) -> Result<V
         }
     }
     let named = |wanted: fn(usize) -> bool| -> Vec<String> {
-        let found = columns
-            .iter()
-            .zip(&fields_of)
-            .filter(|(_, fields)| wanted(**fields));
+        let found = columns.iter().zip(&fields_of).filter(|(_, fields)| wanted(**fields));
         found.map(|(column, _)| column.name.to_string()).collect()
     };
     let (missing, duplicate) = (named(|fields| fields == 0), named(|fields| fields > 1));
@@ -46,26 +40,14 @@ pub(super) fn order(names: &[String], columns: &[Column], line: u64) -> Result<V
         return Ok(order);
     }
     let unknown = strangers.into_iter().map(|name| unknown(name, columns)).collect();
-    Err(DecodeError::Header {
-        line,
-        missing,
-        unknown,
-        duplicate,
-    })
+    Err(DecodeError::Header { line, missing, unknown, duplicate })
 }
 
 fn unknown(name: &str, columns: &[Column]) -> UnknownName {
     let name: String = name.chars().take(NAME_CHARS_MAX).collect();
     let lower = name.to_lowercase();
     let similarity = |column: &Column| strsim::jaro_winkler(&lower, &column.name.as_str().to_lowercase());
-    let scored = columns
-        .iter()
-        .map(|column| (similarity(column), column.name.as_str()));
-    let nearest = scored
-        .filter(|(score, _)| *score >= SIMILAR)
-        .max_by(|a, b| a.0.total_cmp(&b.0));
-    UnknownName {
-        nearest: nearest.map(|(_, column)| column.to_owned()),
-        name,
-    }
+    let scored = columns.iter().map(|column| (similarity(column), column.name.as_str()));
+    let nearest = scored.filter(|(score, _)| *score >= SIMILAR).max_by(|a, b| a.0.total_cmp(&b.0));
+    UnknownName { nearest: nearest.map(|(_, column)| column.to_owned()), name }
 }

@@ -36,11 +36,7 @@ fn long_int64(negative: bool, digits: &[u8]) -> Result<i64, Fault> {
     let value = digits.iter().try_fold(0i64, |value, &byte| {
         let digit = i64::from(byte - b'0');
         let shifted = value.checked_mul(10)?;
-        if negative {
-            shifted.checked_sub(digit)
-        } else {
-            shifted.checked_add(digit)
-        }
+        if negative { shifted.checked_sub(digit) } else { shifted.checked_add(digit) }
     });
     value.ok_or(Fault::Range("does not fit into a signed 64-bit integer"))
 }
@@ -120,15 +116,13 @@ pub(super) fn decimal128(text: &[u8], precision: u8, scale: i8) -> Result<i128, 
     let scale = usize::try_from(scale).unwrap_or(0);
     let kept = fraction.len().min(scale);
     if fraction[kept..].iter().any(|&byte| byte != b'0') {
-        return Err(Fault::Range(
-            "has more digits after the point than the column keeps",
-        ));
+        return Err(Fault::Range("has more digits after the point than the column keeps"));
     }
     let padding = std::iter::repeat_n(&b'0', scale - kept);
     let units = whole.iter().chain(&fraction[..kept]).chain(padding);
-    let value = units.copied().try_fold(0i128, |value, byte| {
-        value.checked_mul(10)?.checked_add(i128::from(byte - b'0'))
-    });
+    let value = units
+        .copied()
+        .try_fold(0i128, |value, byte| value.checked_mul(10)?.checked_add(i128::from(byte - b'0')));
     let limit = 10i128.checked_pow(u32::from(precision)).unwrap_or(i128::MAX);
     match value {
         Some(value) if value < limit => Ok(if negative { -value } else { value }),
@@ -138,11 +132,7 @@ pub(super) fn decimal128(text: &[u8], precision: u8, scale: i8) -> Result<i128, 
 
 /// A boolean by its texts.
 pub(super) fn boolean(text: &[u8], true_texts: &[String], false_texts: &[String]) -> Result<bool, Fault> {
-    let is_in = |texts: &[String]| {
-        texts
-            .iter()
-            .any(|word| word.as_bytes().eq_ignore_ascii_case(text))
-    };
+    let is_in = |texts: &[String]| texts.iter().any(|word| word.as_bytes().eq_ignore_ascii_case(text));
     if is_in(true_texts) {
         Ok(true)
     } else if is_in(false_texts) {
@@ -187,48 +177,28 @@ mod tests {
         ] {
             assert_eq!(int64(text.as_bytes()).ok(), Some(value), "{text}");
         }
-        for text in [
-            "9223372036854775808",
-            "-9223372036854775809",
-            "99999999999999999999999999",
-        ] {
+        for text in ["9223372036854775808", "-9223372036854775809", "99999999999999999999999999"] {
             assert!(is_range(int64(text.as_bytes())), "{text}");
         }
-        for text in [
-            "",
-            "-",
-            "+",
-            "--1",
-            "1.0",
-            " 1",
-            "1 ",
-            "0x1f",
-            "1e3",
-            "1_000",
-            "12345678901234567890x",
-        ] {
+        for text in ["", "-", "+", "--1", "1.0", " 1", "1 ", "0x1f", "1e3", "1_000", "12345678901234567890x"]
+        {
             assert!(is_type(int64(text.as_bytes())), "{text}");
         }
     }
 
     #[test]
     fn floats_are_finite_and_decimal() {
-        for (text, value) in [
-            ("1", 1.0),
-            ("-2.5", -2.5),
-            (".5", 0.5),
-            ("5.", 5.0),
-            ("1e3", 1000.0),
-            ("0e-999", 0.0),
-        ] {
+        for (text, value) in
+            [("1", 1.0), ("-2.5", -2.5), (".5", 0.5), ("5.", 5.0), ("1e3", 1000.0), ("0e-999", 0.0)]
+        {
             assert_eq!(float64(text.as_bytes()).ok(), Some(value), "{text}");
         }
         for text in ["1e400", "-1e400", "1e-400"] {
             assert!(is_range(float64(text.as_bytes())), "{text}");
         }
-        for text in [
-            "", ".", "-", "-.", "inf", "nan", "NaN", "infinity", "0x1p3", "1,5", "1e", "e5", "1.2.3", " 1",
-        ] {
+        for text in
+            ["", ".", "-", "-.", "inf", "nan", "NaN", "infinity", "0x1p3", "1,5", "1e", "e5", "1.2.3", " 1"]
+        {
             assert!(is_type(float64(text.as_bytes())), "{text}");
         }
     }
@@ -248,12 +218,7 @@ mod tests {
         ] {
             assert_eq!(decimal128(text.as_bytes(), 5, 2).ok(), Some(value), "{text}");
         }
-        for text in [
-            "1.234",
-            "1000",
-            "-1000.00",
-            "99999999999999999999999999999999999999999999",
-        ] {
+        for text in ["1.234", "1000", "-1000.00", "99999999999999999999999999999999999999999999"] {
             assert!(is_range(decimal128(text.as_bytes(), 5, 2)), "{text}");
         }
         for text in ["", ".", "-", "1e2", "1.2.3", "abc", "1,5"] {

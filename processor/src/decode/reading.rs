@@ -85,11 +85,7 @@ impl Reading {
             columns: columns.to_vec(),
             limits,
             windows: Windows::new(window_bytes),
-            fields: Fields::new(if header_due {
-                HEADER_FIELDS_MAX
-            } else {
-                columns.len()
-            }),
+            fields: Fields::new(if header_due { HEADER_FIELDS_MAX } else { columns.len() }),
             rows: Rows::new(format, columns, references)?,
             origins: Vec::new(),
             position: 0,
@@ -105,13 +101,7 @@ impl Reading {
     pub fn feed(&mut self, mut chunk: Bytes, out: &mut impl DecodeOutput) -> Result<(), DecodeError> {
         self.summary.bytes += chunk.len() as u64;
         while let Some(window) = self.windows.next(&mut chunk) {
-            let used = self.window(
-                View {
-                    bytes: &window.bytes,
-                    last: false,
-                },
-                out,
-            )?;
+            let used = self.window(View { bytes: &window.bytes, last: false }, out)?;
             self.windows.used(&window, used, &mut chunk);
         }
         Ok(())
@@ -119,13 +109,7 @@ impl Reading {
 
     pub fn finish(&mut self, out: &mut impl DecodeOutput) -> Result<DecodeSummary, DecodeError> {
         let rest = self.windows.rest();
-        self.window(
-            View {
-                bytes: &rest,
-                last: true,
-            },
-            out,
-        )?;
+        self.window(View { bytes: &rest, last: true }, out)?;
         let no_header = self.header_due || self.format.header == Header::None;
         self.summary.empty = no_header && self.summary.records_in == 0;
         Ok(self.summary)
@@ -136,11 +120,7 @@ impl Reading {
         let start = if self.begun { 0 } else { sniff::begin(view.bytes)? };
         self.begun = true;
         let at = self.skip_on(view, start, out)?;
-        let at = if self.skip.is_none() {
-            self.records(view, at, out)?
-        } else {
-            at
-        };
+        let at = if self.skip.is_none() { self.records(view, at, out)? } else { at };
         self.flush(view, out)?;
         self.position += at as u64;
         Ok(at)
@@ -160,10 +140,7 @@ impl Reading {
         while at < view.bytes.len() {
             let one_line_until = self.one_line_until.saturating_sub(self.position) as usize;
             match scanner.find(at, one_line_until, &mut self.fields) {
-                Found::Record {
-                    line_end,
-                    inner_lines,
-                } if line_end.end - at <= record_bytes_max => {
+                Found::Record { line_end, inner_lines } if line_end.end - at <= record_bytes_max => {
                     self.record(view, at, line_end, &mut utf8, out)?;
                     self.line += 1 + inner_lines;
                     at = line_end.next;
@@ -228,11 +205,7 @@ impl Reading {
         self.summary.records_in += 1;
         self.summary.good += 1;
         let (byte_start, byte_end) = (self.position + start as u64, self.position + end as u64);
-        self.origins.push(Origin {
-            line: self.line,
-            byte_start,
-            byte_end,
-        });
+        self.origins.push(Origin { line: self.line, byte_start, byte_end });
         match self.rows.count() < self.limits.batch_rows {
             true => Ok(()),
             false => self.flush(view, out),
@@ -252,18 +225,14 @@ impl Reading {
             String::from_utf8_lossy(text).trim().to_owned()
         };
         let names: Vec<String> = self.fields.kept().iter().map(&mut name).collect();
-        self.rows
-            .set_order(header::order(&names, &self.columns, self.line)?);
+        self.rows.set_order(header::order(&names, &self.columns, self.line)?);
         self.fields = Fields::new(self.columns.len());
         self.header_due = false;
         Ok(())
     }
 
     fn no_header(&self, message: String) -> DecodeError {
-        DecodeError::HeaderUnreadable {
-            line: self.line,
-            message,
-        }
+        DecodeError::HeaderUnreadable { line: self.line, message }
     }
 
     /// Refuses the first line of what is no record, and says where to go on; `None` when it takes more bytes to
@@ -287,10 +256,7 @@ impl Reading {
             _ if self.header_due => Err(self.no_header(format!("it is longer than {max} bytes"))),
             _ => {
                 let raw = self.cut(view, at, view.bytes.len());
-                self.skip = Some(Skip {
-                    byte_start: self.position + at as u64,
-                    raw,
-                });
+                self.skip = Some(Skip { byte_start: self.position + at as u64, raw });
                 self.skip_on(view, at, out).map(Some)
             }
         }
@@ -307,10 +273,9 @@ impl Reading {
     ) -> Result<usize, DecodeError> {
         let max = self.limits.record_bytes_max;
         let message = match *found {
-            Found::BadQuote {
-                text_behind: true,
-                fault,
-            } if fault - at <= max => "text follows the closing quote of a field".to_owned(),
+            Found::BadQuote { text_behind: true, fault } if fault - at <= max => {
+                "text follows the closing quote of a field".to_owned()
+            }
             Found::BadQuote { fault, .. } if fault - at <= max => "a quoted field is not closed".to_owned(),
             _ => format!("a quoted field is not closed within {max} bytes"),
         };
@@ -338,30 +303,13 @@ impl Reading {
             return Ok(view.bytes.len() - usize::from(view.bytes.ends_with(b"\r")));
         };
         let byte_end = self.position + line.end as u64;
-        let origin = Origin {
-            line: self.line,
-            byte_start: skip.byte_start,
-            byte_end,
-        };
+        let origin = Origin { line: self.line, byte_start: skip.byte_start, byte_end };
         let length = byte_end - skip.byte_start;
         let max = self.limits.record_bytes_max;
-        let problem = problem(
-            "record_too_long",
-            format!("the line has {length} bytes, more than {max}"),
-        );
+        let problem = problem("record_too_long", format!("the line has {length} bytes, more than {max}"));
         self.line += 1;
-        let raw = skip
-            .raw
-            .slice(..skip.raw.len().min(usize::try_from(length).unwrap_or(usize::MAX)));
-        self.refuse(
-            Reject {
-                origin,
-                stage: "decode",
-                problems: vec![problem],
-                raw,
-            },
-            out,
-        )?;
+        let raw = skip.raw.slice(..skip.raw.len().min(usize::try_from(length).unwrap_or(usize::MAX)));
+        self.refuse(Reject { origin, stage: "decode", problems: vec![problem], raw }, out)?;
         Ok(line.next)
     }
 
@@ -374,20 +322,8 @@ impl Reading {
         out: &mut impl DecodeOutput,
     ) -> Result<(), DecodeError> {
         let (byte_start, byte_end) = (self.position + start as u64, self.position + end as u64);
-        let origin = Origin {
-            line: self.line,
-            byte_start,
-            byte_end,
-        };
-        self.refuse(
-            Reject {
-                origin,
-                stage: "decode",
-                problems,
-                raw: self.cut(view, start, end),
-            },
-            out,
-        )
+        let origin = Origin { line: self.line, byte_start, byte_end };
+        self.refuse(Reject { origin, stage: "decode", problems, raw: self.cut(view, start, end) }, out)
     }
 
     fn refuse(&mut self, reject: Reject, out: &mut impl DecodeOutput) -> Result<(), DecodeError> {
@@ -411,12 +347,7 @@ impl Reading {
         let raw = view.bytes.slice(in_window(raw_start)..in_window(last.byte_end));
         let batch = self.rows.finish()?;
         let origins = std::mem::replace(&mut self.origins, Vec::with_capacity(batch.num_rows()));
-        Ok(out.batch(Decoded {
-            batch,
-            origins,
-            raw,
-            raw_start,
-        })?)
+        Ok(out.batch(Decoded { batch, origins, raw, raw_start })?)
     }
 }
 
@@ -424,18 +355,11 @@ impl Reading {
 fn first_line(view: View, at: usize) -> Option<LineEnd> {
     let end = view.bytes.len();
     match find_line_end(&view.bytes[at..], view.last) {
-        Some(found) => Some(LineEnd {
-            end: at + found.end,
-            next: at + found.next,
-        }),
+        Some(found) => Some(LineEnd { end: at + found.end, next: at + found.next }),
         None => view.last.then_some(LineEnd { end, next: end }),
     }
 }
 
 fn problem(code: &str, message: String) -> RejectProblem {
-    RejectProblem {
-        column: None,
-        code: code.to_owned(),
-        message,
-    }
+    RejectProblem { column: None, code: code.to_owned(), message }
 }

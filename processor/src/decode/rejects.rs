@@ -28,26 +28,17 @@ pub struct RejectWriter {
 impl RejectWriter {
     /// Begins with the header.
     pub fn new() -> Self {
-        RejectWriter {
-            buffer: HEADER.to_vec(),
-            count: 0,
-        }
+        RejectWriter { buffer: HEADER.to_vec(), count: 0 }
     }
 
     /// Adds a reject. Fails only when its problems cannot be put as JSON.
     pub fn write(&mut self, reject: &Reject) -> io::Result<()> {
         let problems = serde_json::to_string(&reject.problems)?;
         let first = reject.problems.first();
-        let column = first
-            .and_then(|problem| problem.column.as_deref())
-            .unwrap_or_default();
+        let column = first.and_then(|problem| problem.column.as_deref()).unwrap_or_default();
         let (code, message) = first.map_or(("", ""), |problem| (&problem.code, &problem.message));
         let origin = reject.origin;
-        write!(
-            self.buffer,
-            "{},{},{},",
-            origin.line, origin.byte_start, origin.byte_end
-        )?;
+        write!(self.buffer, "{},{},{},", origin.line, origin.byte_start, origin.byte_end)?;
         write!(self.buffer, "{column},{},{code},", reject.stage)?;
         quoted(&mut self.buffer, message);
         self.buffer.push(b',');
@@ -104,11 +95,7 @@ mod tests {
             message: message.to_owned(),
         };
         Reject {
-            origin: Origin {
-                line: 3,
-                byte_start: 10,
-                byte_end: 20,
-            },
+            origin: Origin { line: 3, byte_start: 10, byte_end: 20 },
             stage: "decode",
             problems: vec![problem(Some("id")), problem(None)],
             raw: Bytes::from_static(raw),
@@ -118,18 +105,13 @@ mod tests {
     #[test]
     fn a_csv_reader_gets_back_what_was_refused() {
         let mut writer = RejectWriter::new();
-        writer
-            .write(&reject("`\"x\"` is not an integer", b"=1+\"x\",\r\n\xffy"))
-            .unwrap();
+        writer.write(&reject("`\"x\"` is not an integer", b"=1+\"x\",\r\n\xffy")).unwrap();
         assert_eq!(writer.count(), 1);
         let text = writer.finish();
         let mut reader = csv::Reader::from_reader(&text[..]);
         assert_eq!(reader.headers().unwrap().len(), 9);
         let record = reader.records().next().unwrap().unwrap();
-        assert_eq!(
-            &record.iter().take(6).collect::<Vec<_>>(),
-            &["3", "10", "20", "id", "decode", "type"]
-        );
+        assert_eq!(&record.iter().take(6).collect::<Vec<_>>(), &["3", "10", "20", "id", "decode", "type"]);
         assert_eq!(&record[6], "`\"x\"` is not an integer");
         let problems: serde_json::Value = serde_json::from_str(&record[7]).unwrap();
         assert_eq!(problems[1]["column"], serde_json::Value::Null);

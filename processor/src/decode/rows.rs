@@ -33,10 +33,8 @@ impl Rows {
     pub fn new(format: &CsvFormat, columns: &[Column], references: &References) -> Result<Self, DecodeError> {
         let buffer = |column: &Column| {
             let name = column.name.to_string();
-            ColumnBuffer::new(column, references).map_err(|message| DecodeError::Column {
-                column: name,
-                message,
-            })
+            ColumnBuffer::new(column, references)
+                .map_err(|message| DecodeError::Column { column: name, message })
         };
         Ok(Rows {
             columns: columns.iter().map(buffer).collect::<Result<_, _>>()?,
@@ -88,23 +86,15 @@ impl Rows {
     /// The rows as a batch; begins anew.
     pub fn finish(&mut self) -> Result<RecordBatch, DecodeError> {
         let rows = std::mem::take(&mut self.count);
-        let failed = |error: arrow::error::ArrowError| DecodeError::Batch {
-            message: error.to_string(),
-        };
-        let arrays = self
-            .columns
-            .iter_mut()
-            .map(|column| column.finish(rows))
-            .collect::<Result<_, _>>();
+        let failed = |error: arrow::error::ArrowError| DecodeError::Batch { message: error.to_string() };
+        let arrays = self.columns.iter_mut().map(|column| column.finish(rows)).collect::<Result<_, _>>();
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         RecordBatch::try_new_with_options(Arc::clone(&self.schema), arrays.map_err(failed)?, &options)
             .map_err(failed)
     }
 
     fn rollback(&mut self) {
-        self.columns
-            .iter_mut()
-            .for_each(|column| column.truncate(self.count));
+        self.columns.iter_mut().for_each(|column| column.truncate(self.count));
     }
 
     /// Puts field number `i` of a record into its column.
@@ -116,48 +106,27 @@ impl Rows {
             return column.value(unquoted(text, field, self.quote, &mut self.scratch));
         }
         let text = if self.trim { trimmed(text) } else { text };
-        if self.nulls.contains(text) {
-            column.null(self.count)
-        } else {
-            column.value(text)
-        }
+        if self.nulls.contains(text) { column.null(self.count) } else { column.value(text) }
     }
 
     fn problem(&mut self, bytes: &[u8], field: Field, i: usize) -> Option<RejectProblem> {
         let text = &bytes[field.start as usize..field.end as usize];
         let (code, message) = if let Some(position) = memchr::memchr(0, text) {
-            (
-                "nul",
-                format!("a NUL byte stands in the field, after {position} bytes"),
-            )
+            ("nul", format!("a NUL byte stands in the field, after {position} bytes"))
         } else if let Err(error) = std::str::from_utf8(text) {
             let position = error.valid_up_to();
             (
                 "encoding",
-                format!(
-                    "the field is not UTF-8: byte 0x{:02x} after {position} bytes",
-                    text[position]
-                ),
+                format!("the field is not UTF-8: byte 0x{:02x} after {position} bytes", text[position]),
             )
         } else {
             let fault = self.field(bytes, field, i).err()?;
-            let text = if self.trim && !field.quoted {
-                trimmed(text)
-            } else {
-                text
-            };
+            let text = if self.trim && !field.quoted { trimmed(text) } else { text };
             let text = unquoted(text, field, self.quote, &mut self.scratch);
-            (
-                fault.code(),
-                self.columns[self.order[i]].describe(fault, &shown(text)),
-            )
+            (fault.code(), self.columns[self.order[i]].describe(fault, &shown(text)))
         };
         let column = Some(self.columns[self.order[i]].name.clone());
-        Some(RejectProblem {
-            column,
-            code: code.to_owned(),
-            message,
-        })
+        Some(RejectProblem { column, code: code.to_owned(), message })
     }
 }
 
@@ -208,11 +177,7 @@ struct Nulls {
 
 impl Nulls {
     fn new(texts: &[String]) -> Self {
-        let mut nulls = Nulls {
-            empty: false,
-            first: [false; 256],
-            texts: Vec::new(),
-        };
+        let mut nulls = Nulls { empty: false, first: [false; 256], texts: Vec::new() };
         for text in texts {
             match text.as_bytes().first() {
                 Some(&first) => {

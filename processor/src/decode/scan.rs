@@ -28,11 +28,7 @@ pub(super) struct Fields {
 impl Fields {
     /// Keeps at most `kept_max` fields of a record.
     pub fn new(kept_max: usize) -> Self {
-        Fields {
-            kept: vec![Field::default(); kept_max],
-            count: 0,
-            nul: false,
-        }
+        Fields { kept: vec![Field::default(); kept_max], count: 0, nul: false }
     }
 
     /// How many fields the record has.
@@ -99,16 +95,8 @@ pub(super) struct Scanner<'a> {
 impl<'a> Scanner<'a> {
     /// Begins at the first byte.
     pub fn new(bytes: &'a [u8], delimiter: u8, quote: Option<u8>, last: bool) -> Self {
-        let alphabet = Alphabet {
-            delimiter,
-            quote: quote.unwrap_or(b'\n'),
-        };
-        Scanner {
-            bytes,
-            marks: Marks::new(bytes, alphabet, 0),
-            alphabet,
-            last,
-        }
+        let alphabet = Alphabet { delimiter, quote: quote.unwrap_or(b'\n') };
+        Scanner { bytes, marks: Marks::new(bytes, alphabet, 0), alphabet, last }
     }
 
     /// Goes on at `position`, the begin of a line.
@@ -121,10 +109,7 @@ impl<'a> Scanner<'a> {
     #[inline]
     pub fn find(&mut self, start: usize, one_line_until: usize, fields: &mut Fields) -> Found {
         fields.clear();
-        let mut lines = InnerLines {
-            count: 0,
-            one_line_until,
-        };
+        let mut lines = InnerLines { count: 0, one_line_until };
         let mut from = start;
         loop {
             let Some(position) = self.marks.next() else {
@@ -139,10 +124,7 @@ impl<'a> Scanner<'a> {
                     return Found::More;
                 };
                 fields.push(plain(from, position));
-                return Found::Record {
-                    line_end,
-                    inner_lines: lines.count,
-                };
+                return Found::Record { line_end, inner_lines: lines.count };
             } else if byte == self.alphabet.quote {
                 if position == from {
                     match self.quoted(from + 1, &mut lines, fields) {
@@ -168,11 +150,7 @@ impl<'a> Scanner<'a> {
                         self.marks.next();
                     }
                     next => {
-                        let field = Field {
-                            quoted: true,
-                            doubled,
-                            ..plain(from, position)
-                        };
+                        let field = Field { quoted: true, doubled, ..plain(from, position) };
                         return self.closed(field, position + 1, next.copied(), lines, fields);
                     }
                 }
@@ -206,14 +184,8 @@ impl<'a> Scanner<'a> {
                 return Quoted::Found(Found::More);
             }
             fields.push(field);
-            let line_end = LineEnd {
-                end: position,
-                next: position,
-            };
-            return Quoted::Found(Found::Record {
-                line_end,
-                inner_lines: lines.count,
-            });
+            let line_end = LineEnd { end: position, next: position };
+            return Quoted::Found(Found::Record { line_end, inner_lines: lines.count });
         };
         if next == self.alphabet.delimiter {
             self.marks.next();
@@ -228,10 +200,7 @@ impl<'a> Scanner<'a> {
             return Quoted::Found(Found::More);
         };
         fields.push(field);
-        Quoted::Found(Found::Record {
-            line_end,
-            inner_lines: lines.count,
-        })
+        Quoted::Found(Found::Record { line_end, inner_lines: lines.count })
     }
 
     /// The bytes are over inside an unquoted field.
@@ -240,24 +209,15 @@ impl<'a> Scanner<'a> {
             return Found::More;
         }
         fields.push(plain(from, self.bytes.len()));
-        let line_end = LineEnd {
-            end: self.bytes.len(),
-            next: self.bytes.len(),
-        };
-        Found::Record {
-            line_end,
-            inner_lines,
-        }
+        let line_end = LineEnd { end: self.bytes.len(), next: self.bytes.len() };
+        Found::Record { line_end, inner_lines }
     }
 
     /// The line end at `position`; `None` for a `\r` at the end of bytes when a `\n` may be to come.
     #[inline(always)]
     fn line_end(&mut self, position: usize) -> Option<LineEnd> {
         if self.bytes[position] == b'\n' {
-            return Some(LineEnd {
-                end: position,
-                next: position + 1,
-            });
+            return Some(LineEnd { end: position, next: position + 1 });
         }
         let line_end = carriage_return(self.bytes, position, self.last)?;
         if line_end.next == position + 2 {
@@ -271,25 +231,16 @@ impl<'a> Scanner<'a> {
 pub(super) fn find_line_end(bytes: &[u8], last: bool) -> Option<LineEnd> {
     let position = memchr::memchr2(b'\n', b'\r', bytes)?;
     match bytes[position] {
-        b'\n' => Some(LineEnd {
-            end: position,
-            next: position + 1,
-        }),
+        b'\n' => Some(LineEnd { end: position, next: position + 1 }),
         _ => carriage_return(bytes, position, last),
     }
 }
 
 fn carriage_return(bytes: &[u8], position: usize, last: bool) -> Option<LineEnd> {
     match bytes.get(position + 1) {
-        Some(b'\n') => Some(LineEnd {
-            end: position,
-            next: position + 2,
-        }),
+        Some(b'\n') => Some(LineEnd { end: position, next: position + 2 }),
         None if !last => None,
-        _ => Some(LineEnd {
-            end: position,
-            next: position + 1,
-        }),
+        _ => Some(LineEnd { end: position, next: position + 1 }),
     }
 }
 
@@ -312,10 +263,5 @@ fn bad_quote(fault: usize, text_behind: bool) -> Quoted {
 /// Positions fit 32 bits: the decoder keeps its windows below `WINDOW_BYTES_MAX`.
 #[inline(always)]
 fn plain(start: usize, end: usize) -> Field {
-    Field {
-        start: start as u32,
-        end: end as u32,
-        quoted: false,
-        doubled: false,
-    }
+    Field { start: start as u32, end: end as u32, quoted: false, doubled: false }
 }

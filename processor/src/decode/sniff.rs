@@ -32,11 +32,7 @@ const SIGNATURES: &[(&[u8], &str, &str)] = &[
     (b"Obj\x01", "an Avro file", EXPORT),
     (b"ARROW1", "an Arrow file", EXPORT),
     (b"SQLite format 3\x00", "an SQLite database", EXPORT),
-    (
-        b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1",
-        "an old Office document, perhaps an XLS workbook",
-        EXPORT,
-    ),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", "an old Office document, perhaps an XLS workbook", EXPORT),
     (b"%PDF-", "a PDF document", EXPORT),
     (b"\x89PNG\r\n\x1a\n", "a PNG image", CSV),
     (b"\xff\xd8\xff", "a JPEG image", CSV),
@@ -107,25 +103,18 @@ mod tests {
     use super::*;
 
     fn told(bytes: &[u8]) -> String {
-        begin(bytes)
-            .map(|skip| skip.to_string())
-            .unwrap_or_else(|error| error.to_string())
+        begin(bytes).map(|skip| skip.to_string()).unwrap_or_else(|error| error.to_string())
     }
 
     #[test]
     fn packed_and_foreign_files_are_named() {
-        assert_eq!(
-            told(b"\x1f\x8b\x08\x00rest"),
-            "the file is gzip data; send it unpacked"
-        );
+        assert_eq!(told(b"\x1f\x8b\x08\x00rest"), "the file is gzip data; send it unpacked");
         assert!(told(b"PK\x03\x04\x14").contains("zip archive"));
         assert!(told(b"PAR1\x15\x04").contains("Parquet"));
         assert!(told(b"\xff\xfei\x00d\x00").contains("UTF-16; save it as UTF-8"));
         assert!(told(b"i\x00d\x00,\x00n\x00").contains("UTF-16 without a byte order mark"));
         assert!(told(b"\x00\x01\x02\x03\xff\xfe\x80\x00").contains("binary data"));
-        let noise: Vec<u8> = (0..4096u32)
-            .map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8)
-            .collect();
+        let noise: Vec<u8> = (0..4096u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
         assert!(told(&noise).contains("binary data"));
     }
 
@@ -144,9 +133,6 @@ mod tests {
         }
         assert_eq!(told(b"\xef\xbb\xbfid\n"), "3");
         assert_eq!(told(b"1,caf\xe9\n"), "0");
-        assert_eq!(
-            told("é".repeat(SNIFFED_BYTES).get(..SNIFFED_BYTES).unwrap().as_bytes()),
-            "0"
-        );
+        assert_eq!(told("é".repeat(SNIFFED_BYTES).get(..SNIFFED_BYTES).unwrap().as_bytes()), "0");
     }
 }

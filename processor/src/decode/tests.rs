@@ -28,18 +28,11 @@ impl DecodeOutput for Collected {
         self.batch_rows_most = self.batch_rows_most.max(batch.num_rows());
         for (row, origin) in decoded.origins.iter().enumerate() {
             let value = |column: &arrow::array::ArrayRef| {
-                column
-                    .is_valid(row)
-                    .then(|| array_value_to_string(column, row).unwrap())
+                column.is_valid(row).then(|| array_value_to_string(column, row).unwrap())
             };
-            self.rows
-                .push((*origin, batch.columns().iter().map(value).collect()));
+            self.rows.push((*origin, batch.columns().iter().map(value).collect()));
             let place = |offset: u64| (offset - decoded.raw_start) as usize;
-            self.raws.push(
-                decoded
-                    .raw
-                    .slice(place(origin.byte_start)..place(origin.byte_end)),
-            );
+            self.raws.push(decoded.raw.slice(place(origin.byte_start)..place(origin.byte_end)));
         }
         Ok(())
     }
@@ -51,12 +44,7 @@ impl DecodeOutput for Collected {
 }
 
 fn column(name: &str, kind: ColumnType, required: bool) -> Column {
-    Column {
-        name: name.parse().unwrap(),
-        kind,
-        required,
-        references: None,
-    }
+    Column { name: name.parse().unwrap(), kind, required, references: None }
 }
 
 fn texts(count: usize) -> Vec<Column> {
@@ -74,21 +62,11 @@ fn mixed() -> Vec<Column> {
 
 fn format(null: &[&str]) -> CsvFormat {
     let null = null.iter().map(|&text| text.to_owned()).collect();
-    CsvFormat {
-        header: Header::None,
-        delimiter: b',',
-        quote: Some(b'"'),
-        null,
-        trim: false,
-    }
+    CsvFormat { header: Header::None, delimiter: b',', quote: Some(b'"'), null, trim: false }
 }
 
 fn limits(record_bytes_max: usize) -> DecodeLimits {
-    DecodeLimits {
-        record_bytes_max,
-        raw_bytes_max: 16,
-        batch_rows: 5,
-    }
+    DecodeLimits { record_bytes_max, raw_bytes_max: 16, batch_rows: 5 }
 }
 
 fn decode<'a>(
@@ -176,16 +154,9 @@ fn assert_accounted(input: &[u8], record_bytes_max: usize, out: &Collected) {
     let mut end = 0;
     for origin in origins {
         let between = &input[end..origin.byte_start as usize];
-        assert!(
-            between.iter().all(|byte| matches!(byte, b'\r' | b'\n')),
-            "{between:?} is in no record"
-        );
+        assert!(between.iter().all(|byte| matches!(byte, b'\r' | b'\n')), "{between:?} is in no record");
         let before = String::from_utf8_lossy(&input[..origin.byte_start as usize]).into_owned();
-        let lines = before
-            .replace("\r\n", "\n")
-            .replace('\r', "\n")
-            .matches('\n')
-            .count();
+        let lines = before.replace("\r\n", "\n").replace('\r', "\n").matches('\n').count();
         assert_eq!(origin.line, lines as u64 + 1);
         end = origin.byte_end as usize;
     }
@@ -270,26 +241,15 @@ fn a_stopped_consumer_stops_the_decoder() {
     }
     for input in ["1,a,2\n", "x,a,2\n"] {
         let mut decoder = Decoder::new(&format(&[]), &mixed(), HashMap::new(), limits(100));
-        let fed = decoder
-            .feed(Bytes::from(input), &mut Full)
-            .and_then(|()| decoder.finish(&mut Full));
+        let fed = decoder.feed(Bytes::from(input), &mut Full).and_then(|()| decoder.finish(&mut Full));
         assert_eq!(fed, Err(DecodeError::Stopped));
     }
 }
 
 #[test]
 fn a_zone_that_is_none_fails_with_the_column() {
-    let kind = ColumnType::Timestamp {
-        formats: vec![],
-        zone: "Mars/Olympus".to_owned(),
-    };
-    let error = decode(
-        &format(&[]),
-        &[column("at", kind, true)],
-        limits(100),
-        [&b"x"[..]],
-    )
-    .unwrap_err();
+    let kind = ColumnType::Timestamp { formats: vec![], zone: "Mars/Olympus".to_owned() };
+    let error = decode(&format(&[]), &[column("at", kind, true)], limits(100), [&b"x"[..]]).unwrap_err();
     assert_eq!(
         error.to_string(),
         "column `at` of the pipeline cannot be used: `Mars/Olympus` is not the name of a time zone"
@@ -300,34 +260,14 @@ fn a_zone_that_is_none_fails_with_the_column() {
 fn a_line_over_the_limit_is_skipped_to_its_end() {
     let long = "y".repeat(500);
     let input = format!("1,a,2\n{long}\r\n2,b,3\n");
-    let out = decode(
-        &format(&[]),
-        &mixed(),
-        limits(40),
-        chunks(input.as_bytes(), &[13]),
-    )
-    .unwrap();
+    let out = decode(&format(&[]), &mixed(), limits(40), chunks(input.as_bytes(), &[13])).unwrap();
     assert_eq!(out.rows.len(), 2);
     let reject = &out.rejects[0];
-    assert_eq!(
-        reject.origin,
-        Origin {
-            line: 2,
-            byte_start: 6,
-            byte_end: 506
-        }
-    );
+    assert_eq!(reject.origin, Origin { line: 2, byte_start: 6, byte_end: 506 });
     assert_eq!(reject.problems[0].code, "record_too_long");
     assert_eq!(reject.problems[0].message, "the line has 500 bytes, more than 40");
     assert_eq!(&reject.raw[..], "y".repeat(16).as_bytes());
-    assert_eq!(
-        out.rows[1].0,
-        Origin {
-            line: 3,
-            byte_start: 508,
-            byte_end: 513
-        }
-    );
+    assert_eq!(out.rows[1].0, Origin { line: 3, byte_start: 508, byte_end: 513 });
 }
 
 #[test]
@@ -346,18 +286,10 @@ fn nothing_is_empty_and_blank_lines_are_nothing() {
         let out = decode(&format(&[]), &mixed(), limits(100), [input]).unwrap();
         assert!(out.summary.empty && out.summary.records_in == 0, "{input:?}");
     }
-    let named = CsvFormat {
-        header: Header::Names,
-        ..format(&[])
-    };
+    let named = CsvFormat { header: Header::Names, ..format(&[]) };
     let out = decode(&named, &mixed(), limits(100), [&b"id,name,score\n"[..]]).unwrap();
     assert!(!out.summary.empty && out.summary.records_in == 0);
-    assert!(
-        decode(&named, &mixed(), limits(100), [&b""[..]])
-            .unwrap()
-            .summary
-            .empty
-    );
+    assert!(decode(&named, &mixed(), limits(100), [&b""[..]]).unwrap().summary.empty);
 }
 
 #[test]

@@ -10,10 +10,7 @@ pub(super) struct Utf8<'a> {
 impl<'a> Utf8<'a> {
     /// Checks the window up to its first broken byte.
     pub fn new(bytes: &'a [u8]) -> Self {
-        Utf8 {
-            bytes,
-            valid_to: valid_to(bytes),
-        }
+        Utf8 { bytes, valid_to: valid_to(bytes) }
     }
 
     /// Whether a record is UTF-8; records are asked for in order.

@@ -19,19 +19,13 @@ pub(super) struct Window {
 impl Windows {
     /// Each window is of `size` bytes.
     pub fn new(size: usize) -> Self {
-        Windows {
-            size,
-            tail: Vec::new(),
-        }
+        Windows { size, tail: Vec::new() }
     }
 
     /// The next full window; `None` when `chunk` is used up.
     pub fn next(&mut self, chunk: &mut Bytes) -> Option<Window> {
         if self.tail.is_empty() && chunk.len() >= self.size {
-            return Some(Window {
-                bytes: chunk.slice(..self.size),
-                copied: false,
-            });
+            return Some(Window { bytes: chunk.slice(..self.size), copied: false });
         }
         if self.tail.capacity() == 0 {
             self.tail.reserve_exact(self.size);
@@ -40,10 +34,7 @@ impl Windows {
         let part = chunk.split_to(wanted.min(chunk.len()));
         self.tail.extend_from_slice(&part);
         match self.tail.len() == self.size {
-            true => Some(Window {
-                bytes: Bytes::from(std::mem::take(&mut self.tail)),
-                copied: true,
-            }),
+            true => Some(Window { bytes: Bytes::from(std::mem::take(&mut self.tail)), copied: true }),
             false => None,
         }
     }

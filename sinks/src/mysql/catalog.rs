@@ -81,13 +81,7 @@ impl ColumnThere {
 pub(crate) async fn table(session: &mut Session, name: &str) -> Result<Option<TableThere>> {
     let mut found = read(session, Some(name)).await?;
     let exact = session.exact_names;
-    found.retain(|t| {
-        if exact {
-            t.name == name
-        } else {
-            t.name.eq_ignore_ascii_case(name)
-        }
-    });
+    found.retain(|t| if exact { t.name == name } else { t.name.eq_ignore_ascii_case(name) });
     let Some(mut there) = found.pop() else {
         return Ok(None);
     };
@@ -98,12 +92,8 @@ pub(crate) async fn table(session: &mut Session, name: &str) -> Result<Option<Ta
 /// All tables whose names Tidemill can speak, without its own.
 pub(crate) async fn tables(session: &mut Session) -> Result<Vec<(TableName, SchemaRef)>> {
     let found = read(session, None).await?;
-    let named = found
-        .into_iter()
-        .filter(|t| !t.view && !t.name.starts_with(OWN_PREFIX));
-    Ok(named
-        .filter_map(|t| Some((t.name.parse().ok()?, t.schema())))
-        .collect())
+    let named = found.into_iter().filter(|t| !t.view && !t.name.starts_with(OWN_PREFIX));
+    Ok(named.filter_map(|t| Some((t.name.parse().ok()?, t.schema()))).collect())
 }
 
 async fn read(session: &mut Session, name: Option<&str>) -> Result<Vec<TableThere>> {
@@ -117,21 +107,14 @@ async fn read(session: &mut Session, name: Option<&str>) -> Result<Vec<TableTher
                AND (? IS NULL OR t.table_name = ?) \
                ORDER BY t.table_name, c.ordinal_position";
     let name = name.map_or(Value::NULL, Value::from);
-    let rows = session
-        .rows("read the tables", sql, vec![name.clone(), name])
-        .await?;
+    let rows = session.rows("read the tables", sql, vec![name.clone(), name]).await?;
     let mut tables: Vec<TableThere> = Vec::new();
     for row in rows {
         let value = |index: usize| row.get(index).and_then(text).unwrap_or_default();
         let name = value(0);
         if tables.last().is_none_or(|table| table.name != name) {
             let view = value(2) != "BASE TABLE";
-            tables.push(TableThere {
-                name,
-                engine: value(1),
-                view,
-                ..TableThere::default()
-            });
+            tables.push(TableThere { name, engine: value(1), view, ..TableThere::default() });
         }
         if let Some(table) = tables.last_mut() {
             table.columns.push(column(&row));
@@ -166,9 +149,7 @@ async fn unique_indexes(session: &mut Session, table: &str) -> Result<Vec<(Strin
     let sql = "SELECT index_name, column_name, table_name FROM information_schema.statistics \
                WHERE table_schema = DATABASE() AND table_name = ? AND non_unique = 0 \
                ORDER BY index_name, seq_in_index";
-    let rows = session
-        .rows("read the keys", sql, vec![Value::from(table)])
-        .await?;
+    let rows = session.rows("read the keys", sql, vec![Value::from(table)]).await?;
     let mut indexes: Vec<(String, Vec<String>)> = Vec::new();
     for row in rows {
         let value = |index: usize| row.get(index).and_then(text).unwrap_or_default();

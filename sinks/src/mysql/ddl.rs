@@ -16,22 +16,11 @@ pub(crate) fn create_table(plan: &TablePlan, flavour: Flavour) -> Result<String>
     let mut lines = Vec::with_capacity(plan.columns.len() + 1);
     for column in &plan.columns {
         let in_key = plan.key.contains(&column.name);
-        let null = if column.nullable && !in_key {
-            "NULL"
-        } else {
-            "NOT NULL"
-        };
-        lines.push(format!(
-            "  `{}` {} {null}",
-            column.name,
-            column_type(column, in_key)?
-        ));
+        let null = if column.nullable && !in_key { "NULL" } else { "NOT NULL" };
+        lines.push(format!("  `{}` {} {null}", column.name, column_type(column, in_key)?));
     }
     if !plan.key.is_empty() {
-        lines.push(format!(
-            "  PRIMARY KEY ({})",
-            quoted(plan.key.iter().map(|k| k.as_str()))
-        ));
+        lines.push(format!("  PRIMARY KEY ({})", quoted(plan.key.iter().map(|k| k.as_str()))));
     }
     Ok(format!(
         "CREATE TABLE IF NOT EXISTS `{}` (\n{}\n) ENGINE=InnoDB DEFAULT CHARACTER SET utf8mb4 COLLATE {}",
@@ -43,18 +32,12 @@ pub(crate) fn create_table(plan: &TablePlan, flavour: Flavour) -> Result<String>
 
 /// Names in backticks, with commas between.
 pub(crate) fn quoted<'a>(names: impl Iterator<Item = &'a str>) -> String {
-    names
-        .map(|name| format!("`{name}`"))
-        .collect::<Vec<_>>()
-        .join(", ")
+    names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
 }
 
 /// The MySQL type of a column.
 pub(crate) fn column_type(column: &TableColumn, in_key: bool) -> Result<String> {
-    let unsupported = || Error::Type {
-        column: column.name.to_string(),
-        kind: column.kind.to_string(),
-    };
+    let unsupported = || Error::Type { column: column.name.to_string(), kind: column.kind.to_string() };
     if !supported(&column.kind) {
         return Err(unsupported());
     }

@@ -57,20 +57,13 @@ pub(crate) async fn open(database: &Shared, plan: &TablePlan, key: &CommitKey) -
     let staged = by_load && plan.mode == Mode::Upsert && !replaceable(&mut session, plan).await?;
     if staged {
         // Before the transaction: a server with enforced GTID consistency takes it only here.
-        session
-            .run(
-                "make the temporary table",
-                &staging_table(plan, database.flavour())?,
-            )
-            .await?;
+        session.run("make the temporary table", &staging_table(plan, database.flavour())?).await?;
     }
     session.run("begin", "START TRANSACTION").await?;
     let alone = plan.mode == Mode::Replace;
     ledger::lock_table_row(&mut session, plan.table.as_str(), alone).await?;
     if alone {
-        session
-            .run("empty the table", &format!("DELETE FROM `{}`", plan.table))
-            .await?;
+        session.run("empty the table", &format!("DELETE FROM `{}`", plan.table)).await?;
     }
     let session = Box::new(session);
     Ok(Opened::Delivery(Box::new(MySqlDelivery {
@@ -79,11 +72,7 @@ pub(crate) async fn open(database: &Shared, plan: &TablePlan, key: &CommitKey) -
         key: key.clone(),
         rows: 0,
         staged,
-        way: if by_load {
-            Way::ToLoad(session)
-        } else {
-            Way::Insert(session)
-        },
+        way: if by_load { Way::ToLoad(session) } else { Way::Insert(session) },
     })))
 }
 
@@ -127,11 +116,7 @@ fn merge_statement(plan: &TablePlan) -> String {
         plan.table,
         quoted(names()),
         names().map(from).collect::<Vec<_>>().join(", "),
-        plan.key
-            .iter()
-            .map(|k| from(k.as_str()))
-            .collect::<Vec<_>>()
-            .join(", "),
+        plan.key.iter().map(|k| from(k.as_str())).collect::<Vec<_>>().join(", "),
         insert::update_clause(plan, from)
     )
 }
@@ -153,11 +138,7 @@ impl MySqlDelivery {
     }
 
     fn start_load(&self, session: Session) -> Load {
-        let table = if self.staged {
-            STAGING
-        } else {
-            self.plan.table.as_str()
-        };
+        let table = if self.staged { STAGING } else { self.plan.table.as_str() };
         Load::start(session, table, &self.plan, self.staged)
     }
 
@@ -174,10 +155,7 @@ impl MySqlDelivery {
 
     async fn merge(&self, session: &mut Session) -> Result<()> {
         let action = "merge the rows into the table";
-        match session
-            .write_rows(action, &merge_statement(&self.plan), Vec::new())
-            .await?
-        {
+        match session.write_rows(action, &merge_statement(&self.plan), Vec::new()).await? {
             None => Ok(()),
             Some(message) => Err(self.needs_strict(message)),
         }
@@ -202,12 +180,10 @@ impl MySqlDelivery {
             return Ok(Ok(twin));
         }
         ledger::write(session, &self.key, self.plan.table.as_str(), self.rows).await?;
-        let row = ledger::find(session, &self.key)
-            .await?
-            .ok_or_else(|| Error::Refused {
-                action: "write the ledger",
-                message: "the row just written is not there".to_owned(),
-            })?;
+        let row = ledger::find(session, &self.key).await?.ok_or_else(|| Error::Refused {
+            action: "write the ledger",
+            message: "the row just written is not there".to_owned(),
+        })?;
         Ok(session.run("commit", "COMMIT").await.map(|()| row))
     }
 }

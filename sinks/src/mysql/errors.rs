@@ -31,18 +31,9 @@ pub(crate) fn from_client(action: &'static str, error: ClientError) -> Error {
         ClientError::Server(error) => from_server(action, &error),
         ClientError::Io(error) => later(action, error.to_string()),
         ClientError::Driver(error) if is_away(&error) => later(action, error.to_string()),
-        ClientError::Driver(error) => Error::Refused {
-            action,
-            message: error.to_string(),
-        },
-        ClientError::Other(error) => Error::Refused {
-            action,
-            message: error.to_string(),
-        },
-        ClientError::Url(error) => Error::Refused {
-            action,
-            message: error.to_string(),
-        },
+        ClientError::Driver(error) => Error::Refused { action, message: error.to_string() },
+        ClientError::Other(error) => Error::Refused { action, message: error.to_string() },
+        ClientError::Url(error) => Error::Refused { action, message: error.to_string() },
     }
 }
 
@@ -58,11 +49,7 @@ fn is_away(error: &DriverError) -> bool {
 fn from_server(action: &'static str, error: &ServerError) -> Error {
     let message = format!("{} ({})", error.message, error.code);
     if LOST_TO_ANOTHER.contains(&error.code) {
-        return Error::Unavailable {
-            action,
-            message,
-            retry: Retry::Now,
-        };
+        return Error::Unavailable { action, message, retry: Retry::Now };
     }
     if AWAY.contains(&error.code) {
         return later(action, message);
@@ -72,11 +59,7 @@ fn from_server(action: &'static str, error: &ServerError) -> Error {
 
 /// The server or the network is away for now.
 pub(crate) fn later(action: &'static str, message: String) -> Error {
-    Error::Unavailable {
-        action,
-        message,
-        retry: Retry::Later,
-    }
+    Error::Unavailable { action, message, retry: Retry::Later }
 }
 
 /// Whether the server refuses a value, not the statement.
@@ -90,11 +73,7 @@ mod tests {
     use super::*;
 
     fn server(code: u16, state: &str) -> ServerError {
-        ServerError {
-            code,
-            state: state.to_owned(),
-            message: "m".to_owned(),
-        }
+        ServerError { code, state: state.to_owned(), message: "m".to_owned() }
     }
 
     #[test]
@@ -107,11 +86,7 @@ mod tests {
             (1142, Retry::Never),
             (1114, Retry::Never),
         ] {
-            assert_eq!(
-                from_server("write", &server(code, "HY000")).retry(),
-                retry,
-                "{code}"
-            );
+            assert_eq!(from_server("write", &server(code, "HY000")).retry(), retry, "{code}");
         }
     }
 

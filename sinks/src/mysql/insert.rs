@@ -49,10 +49,7 @@ fn gather(
     before: u64,
 ) -> Result<(usize, Vec<Value>)> {
     let columns = crate::cells::cells(plan, batch)?;
-    let packet = session
-        .max_allowed_packet
-        .saturating_sub(PACKET_RESERVE_BYTES)
-        .max(1);
+    let packet = session.max_allowed_packet.saturating_sub(PACKET_RESERVE_BYTES).max(1);
     let bytes_max = packet.min(VALUES_BYTES_MAX);
     let rows_max = (PLACEHOLDERS_MAX / columns.len()).clamp(1, ROWS_MAX);
     let mut values = Vec::with_capacity(columns.len() * rows_max.min(batch.num_rows() - from));
@@ -64,11 +61,7 @@ fn gather(
         if size > packet {
             let message = format!("a row of {size} bytes is larger than max_allowed_packet");
             let row = before + row as u64 + 1;
-            return Err(Error::Row {
-                table: plan.table.to_string(),
-                row,
-                message,
-            });
+            return Err(Error::Row { table: plan.table.to_string(), row, message });
         }
         if bytes + size > bytes_max && row > from {
             values.truncate(start);
@@ -111,11 +104,7 @@ async fn insert_halving(
             None => {}
             Some(message) if range.len() == 1 => {
                 let row = before + range.start as u64 + 1;
-                return Err(Error::Row {
-                    table: plan.table.to_string(),
-                    row,
-                    message,
-                });
+                return Err(Error::Row { table: plan.table.to_string(), row, message });
             }
             Some(_) => {
                 let middle = range.start + range.len() / 2;
@@ -152,9 +141,7 @@ fn statement(plan: &TablePlan, rows: usize) -> String {
 /// What an upsert does to a row that is there: all columns of the plan but the key.
 pub(crate) fn update_clause(plan: &TablePlan, source: impl Fn(&str) -> String) -> String {
     let others = plan.columns.iter().filter(|c| !plan.key.contains(&c.name));
-    let sets: Vec<String> = others
-        .map(|c| format!("`{0}` = {1}", c.name, source(c.name.as_str())))
-        .collect();
+    let sets: Vec<String> = others.map(|c| format!("`{0}` = {1}", c.name, source(c.name.as_str()))).collect();
     match (sets.is_empty(), plan.key.first()) {
         (true, Some(key)) => format!("`{}`.`{key}` = `{}`.`{key}`", plan.table, plan.table),
         _ => sets.join(", "),

@@ -48,9 +48,7 @@ pub(crate) async fn raise_fence(session: &mut Session, key: &CommitKey) -> Resul
     let (job, attempt) = (Value::from(&key.job_id), Value::from(key.attempt));
     let sql = "INSERT INTO tidemill_fence (job_id, attempt) VALUES (?, ?) \
                ON DUPLICATE KEY UPDATE attempt = GREATEST(attempt, ?)";
-    session
-        .execute(action, sql, vec![job.clone(), attempt.clone(), attempt])
-        .await?;
+    session.execute(action, sql, vec![job.clone(), attempt.clone(), attempt]).await?;
     let sql = "SELECT attempt FROM tidemill_fence WHERE job_id = ?";
     let rows = session.rows(action, sql, vec![job]).await?;
     check_fence(&rows, key)
@@ -59,27 +57,20 @@ pub(crate) async fn raise_fence(session: &mut Session, key: &CommitKey) -> Resul
 /// Holds the fence until the end of the transaction, and refuses when a newer attempt raised it.
 pub(crate) async fn hold_fence(session: &mut Session, key: &CommitKey) -> Result<()> {
     let sql = "SELECT attempt FROM tidemill_fence WHERE job_id = ? FOR UPDATE";
-    let rows = session
-        .rows("check the fence", sql, vec![Value::from(&key.job_id)])
-        .await?;
+    let rows = session.rows("check the fence", sql, vec![Value::from(&key.job_id)]).await?;
     check_fence(&rows, key)
 }
 
 fn check_fence(rows: &[Vec<Value>], key: &CommitKey) -> Result<()> {
     let stored = rows.first().and_then(|row| row.first()).and_then(number);
     match stored.and_then(|attempt| u32::try_from(attempt).ok()) {
-        Some(newer) if newer > key.attempt => Err(Error::Fenced {
-            job_id: key.job_id.clone(),
-            attempt: key.attempt,
-            newer,
-        }),
+        Some(newer) if newer > key.attempt => {
+            Err(Error::Fenced { job_id: key.job_id.clone(), attempt: key.attempt, newer })
+        }
         Some(attempt) if attempt == key.attempt => Ok(()),
         other => Err(Error::Refused {
             action: "check the fence",
-            message: format!(
-                "the fence of job {} is {other:?}, it was raised before",
-                key.job_id
-            ),
+            message: format!("the fence of job {} is {other:?}, it was raised before", key.job_id),
         }),
     }
 }
@@ -87,27 +78,16 @@ fn check_fence(rows: &[Vec<Value>], key: &CommitKey) -> Result<()> {
 /// Keeps deliveries with `replace` alone with their table until the end of the transaction.
 pub(crate) async fn lock_table_row(session: &mut Session, table: &str, exclusive: bool) -> Result<()> {
     let action = "wait for other deliveries into the table";
-    let lock = if exclusive {
-        "FOR UPDATE"
-    } else {
-        "LOCK IN SHARE MODE"
-    };
+    let lock = if exclusive { "FOR UPDATE" } else { "LOCK IN SHARE MODE" };
     let sql = format!("SELECT table_name FROM tidemill_writers WHERE table_name = ? {lock}");
-    session
-        .rows(action, &sql, vec![Value::from(table)])
-        .await
-        .map(drop)
+    session.rows(action, &sql, vec![Value::from(table)]).await.map(drop)
 }
 
 /// Makes the row that [`lock_table_row`] locks. Called outside a transaction.
 pub(crate) async fn make_table_row(session: &mut Session, table: &str) -> Result<()> {
     let action = "register the table";
     let sql = "SELECT table_name FROM tidemill_writers WHERE table_name = ?";
-    if session
-        .rows(action, sql, vec![Value::from(table)])
-        .await?
-        .is_empty()
-    {
+    if session.rows(action, sql, vec![Value::from(table)]).await?.is_empty() {
         let sql = "INSERT IGNORE INTO tidemill_writers (table_name) VALUES (?)";
         session.execute(action, sql, vec![Value::from(table)]).await?;
     }
@@ -134,11 +114,7 @@ pub(crate) async fn write(session: &mut Session, key: &CommitKey, table: &str, r
 pub(crate) async fn find(session: &mut Session, key: &CommitKey) -> Result<Option<LedgerRow>> {
     let sql =
         format!("SELECT {LEDGER_COLUMNS} FROM tidemill_ledger WHERE job_id = ? AND sink = ? AND chunk = ?");
-    let values = vec![
-        Value::from(&key.job_id),
-        Value::from(&key.sink),
-        Value::from(key.chunk),
-    ];
+    let values = vec![Value::from(&key.job_id), Value::from(&key.sink), Value::from(key.chunk)];
     let rows = session.rows("read the ledger", &sql, values).await?;
     rows.first().map(|row| ledger_row(row)).transpose()
 }
@@ -146,32 +122,26 @@ pub(crate) async fn find(session: &mut Session, key: &CommitKey) -> Result<Optio
 /// All ledger rows of a job.
 pub(crate) async fn of_job(session: &mut Session, job_id: &str) -> Result<Vec<LedgerRow>> {
     let sql = format!("SELECT {LEDGER_COLUMNS} FROM tidemill_ledger WHERE job_id = ? ORDER BY sink, chunk");
-    let rows = session
-        .rows("read the ledger", &sql, vec![Value::from(job_id)])
-        .await?;
+    let rows = session.rows("read the ledger", &sql, vec![Value::from(job_id)]).await?;
     rows.iter().map(|row| ledger_row(row)).collect()
 }
 
 /// Finds out whether a COMMIT whose answer was lost happened: `None` when it did not, and never will.
 /// The fence is locked first, so a COMMIT that is still under way at the server is waited for.
 pub(crate) async fn settle(database: &Database, key: &CommitKey) -> Result<Option<LedgerRow>> {
-    within(
-        database.limits.settle_timeout_seconds,
-        "settle the lost answer to commit",
-        async {
-            let mut pause_ms = SETTLE_PAUSE_MS.0;
-            loop {
-                match settle_once(database, key).await {
-                    Err(error) if error.retry() != tidemill_pipelines::Retry::Never => {
-                        tracing::warn!(job_id = key.job_id, %error, "the fate of a commit is unknown yet");
-                    }
-                    settled => return settled,
+    within(database.limits.settle_timeout_seconds, "settle the lost answer to commit", async {
+        let mut pause_ms = SETTLE_PAUSE_MS.0;
+        loop {
+            match settle_once(database, key).await {
+                Err(error) if error.retry() != tidemill_pipelines::Retry::Never => {
+                    tracing::warn!(job_id = key.job_id, %error, "the fate of a commit is unknown yet");
                 }
-                tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
-                pause_ms = (pause_ms * 2).min(SETTLE_PAUSE_MS.1);
+                settled => return settled,
             }
-        },
-    )
+            tokio::time::sleep(std::time::Duration::from_millis(pause_ms)).await;
+            pause_ms = (pause_ms * 2).min(SETTLE_PAUSE_MS.1);
+        }
+    })
     .await
 }
 
@@ -202,12 +172,7 @@ fn ledger_row(row: &[Value]) -> Result<LedgerRow> {
         attempt: small(3, "attempt")?,
     };
     let committed_at = utc(&word(6, "time")?).ok_or_else(|| damaged("time"))?;
-    Ok(LedgerRow {
-        key,
-        table: word(4, "table")?,
-        rows: count(5, "count")?,
-        committed_at,
-    })
+    Ok(LedgerRow { key, table: word(4, "table")?, rows: count(5, "count")?, committed_at })
 }
 
 fn utc(text: &str) -> Option<DateTime<Utc>> {

@@ -54,12 +54,7 @@ impl Load {
         let patience = session.statement_timeout();
         let (chunks, received) = mpsc::channel(CHUNKS_WAITING_MAX);
         let task = AbortOnDropHandle::new(tokio::spawn(run(session, sql, received)));
-        Self {
-            buffer: Vec::with_capacity(CHUNK_BYTES * 5 / 4),
-            chunks,
-            task,
-            patience,
-        }
+        Self { buffer: Vec::with_capacity(CHUNK_BYTES * 5 / 4), chunks, task, patience }
     }
 
     /// Encodes rows and hands them on; waits while the server is behind. An error of the statement
@@ -82,10 +77,7 @@ impl Load {
         let chunk = Bytes::from(std::mem::replace(&mut self.buffer, next));
         match tokio::time::timeout(self.patience, self.chunks.send(chunk)).await {
             Ok(sent) => Ok(sent.is_ok()),
-            Err(_) => Err(later(
-                ACTION,
-                format!("no row taken within {} s", self.patience.as_secs()),
-            )),
+            Err(_) => Err(later(ACTION, format!("no row taken within {} s", self.patience.as_secs()))),
         }
     }
 
@@ -94,30 +86,18 @@ impl Load {
         if !self.buffer.is_empty() {
             self.send().await?;
         }
-        let Self {
-            chunks,
-            task,
-            patience,
-            ..
-        } = self;
+        let Self { chunks, task, patience, .. } = self;
         drop(chunks);
         match tokio::time::timeout(patience, task).await {
             Ok(ended) => ended.map_err(|error: JoinError| later(ACTION, error.to_string())),
-            Err(_) => Err(later(
-                ACTION,
-                format!("no answer within {} s", patience.as_secs()),
-            )),
+            Err(_) => Err(later(ACTION, format!("no answer within {} s", patience.as_secs()))),
         }
     }
 }
 
 fn statement(table: &str, plan: &TablePlan, staged: bool) -> String {
     // Within the rows of one delivery the last of a key wins an upsert.
-    let replace = if staged || plan.mode == Mode::Upsert {
-        "REPLACE "
-    } else {
-        ""
-    };
+    let replace = if staged || plan.mode == Mode::Upsert { "REPLACE " } else { "" };
     format!(
         "LOAD DATA LOCAL INFILE 'rows' {replace}INTO TABLE `{table}` CHARACTER SET utf8mb4 \
          FIELDS TERMINATED BY '\\t' ESCAPED BY '\\\\' LINES TERMINATED BY '\\n' ({})",
@@ -133,9 +113,7 @@ async fn run(
     if let Err(error) = session.enter(ACTION) {
         return (session, Err(error));
     }
-    let chunks = poll_fn(move |context| received.poll_recv(context))
-        .map(Ok)
-        .boxed();
+    let chunks = poll_fn(move |context| received.poll_recv(context)).map(Ok).boxed();
     let conn = session.conn();
     let chunks = std::sync::Mutex::new(Some(chunks));
     conn.set_infile_handler(async move {
@@ -144,9 +122,7 @@ async fn run(
     });
     let ended = Ok(conn.query_drop(sql).await);
     let outcome = match refusal(&ended) {
-        Some(refused) => session
-            .leave(ACTION, Ok(Ok(())))
-            .map(|()| Loaded::Refused(refused)),
+        Some(refused) => session.leave(ACTION, Ok(Ok(()))).map(|()| Loaded::Refused(refused)),
         None => match session.leave(ACTION, ended) {
             Ok(()) => count(&mut session).await,
             Err(error) => Err(error),
@@ -172,10 +148,7 @@ fn counts(info: &str) -> (u64, u64) {
         rest.split(' ').next()?.parse::<u64>().ok()
     };
     let skipped = after("Skipped:").unwrap_or(1);
-    (
-        after("Records:").unwrap_or(0),
-        after("Warnings:").unwrap_or(1).max(skipped),
-    )
+    (after("Records:").unwrap_or(0), after("Warnings:").unwrap_or(1).max(skipped))
 }
 
 #[cfg(test)]
@@ -184,10 +157,7 @@ mod tests {
 
     #[test]
     fn counts_are_read_and_a_text_without_them_is_no_success() {
-        assert_eq!(
-            counts("Records: 336776  Deleted: 0  Skipped: 0  Warnings: 0"),
-            (336_776, 0)
-        );
+        assert_eq!(counts("Records: 336776  Deleted: 0  Skipped: 0  Warnings: 0"), (336_776, 0));
         assert_eq!(counts("Records: 3  Deleted: 0  Skipped: 1  Warnings: 2"), (3, 2));
         assert_eq!(counts("Records: 3  Deleted: 0  Skipped: 1  Warnings: 0"), (3, 1));
         assert_eq!(counts(""), (0, 1));

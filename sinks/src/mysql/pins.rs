@@ -35,12 +35,7 @@ pub(crate) fn pins(limits: &SinkLimits) -> Vec<String> {
 pub(crate) fn verify(mode: &str, [zone, client, connection]: &[String; 3]) -> Result<()> {
     let mut wrong = Vec::new();
     let modes: Vec<&str> = mode.split(',').collect();
-    wrong.extend(
-        SQL_MODE
-            .iter()
-            .filter(|m| !modes.contains(m))
-            .map(|m| format!("{m} is off")),
-    );
+    wrong.extend(SQL_MODE.iter().filter(|m| !modes.contains(m)).map(|m| format!("{m} is off")));
     if modes.contains(&"NO_BACKSLASH_ESCAPES") || modes.contains(&"ANSI_QUOTES") {
         wrong.push(format!("sql_mode is {mode}"));
     }
@@ -53,10 +48,7 @@ pub(crate) fn verify(mode: &str, [zone, client, connection]: &[String; 3]) -> Re
     if wrong.is_empty() {
         return Ok(());
     }
-    Err(Error::Refused {
-        action: "pin the session's settings",
-        message: wrong.join(", "),
-    })
+    Err(Error::Refused { action: "pin the session's settings", message: wrong.join(", ") })
 }
 
 #[cfg(test)]

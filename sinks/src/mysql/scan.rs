@@ -146,11 +146,5 @@ fn micros(value: &Value) -> Option<i64> {
         return None;
     };
     let day = day_of(i32::from(*year), u32::from(*month), u32::from(*day))?;
-    micros_of(
-        day,
-        u32::from(*hour),
-        u32::from(*minute),
-        u32::from(*second),
-        *micro,
-    )
+    micros_of(day, u32::from(*hour), u32::from(*minute), u32::from(*second), *micro)
 }

@@ -33,11 +33,7 @@ pub(crate) struct Flavour {
 impl Flavour {
     /// The collation under which texts are equal only when their bytes are, also with spaces at the end.
     pub(crate) fn exact_collation(self) -> &'static str {
-        if self.mariadb {
-            "utf8mb4_nopad_bin"
-        } else {
-            "utf8mb4_0900_bin"
-        }
+        if self.mariadb { "utf8mb4_nopad_bin" } else { "utf8mb4_0900_bin" }
     }
 }
 
@@ -54,16 +50,9 @@ impl Database {
     pub(crate) async fn open(url: &str, limits: SinkLimits) -> Result<Self> {
         let pool = Pool::new(options(url, &limits)?);
         let flavour = Flavour { mariadb: false };
-        let mut database = Self {
-            pool,
-            limits,
-            flavour,
-            strict: Mutex::default(),
-        };
+        let mut database = Self { pool, limits, flavour, strict: Mutex::default() };
         let version = database.session().await?.version.clone();
-        database.flavour = Flavour {
-            mariadb: version.to_lowercase().contains("mariadb"),
-        };
+        database.flavour = Flavour { mariadb: version.to_lowercase().contains("mariadb") };
         Ok(database)
     }
 
@@ -93,9 +82,7 @@ impl Database {
     /// Whether an earlier load of this commit failed.
     pub(crate) fn is_strict(&self, key: &CommitKey) -> bool {
         let strict = self.strict.lock().unwrap_or_else(PoisonError::into_inner);
-        strict
-            .iter()
-            .any(|(job, sink, chunk)| *job == key.job_id && *sink == key.sink && *chunk == key.chunk)
+        strict.iter().any(|(job, sink, chunk)| *job == key.job_id && *sink == key.sink && *chunk == key.chunk)
     }
 
     pub(crate) async fn close(&self) {
@@ -110,23 +97,16 @@ impl Database {
 }
 
 fn options(url: &str, limits: &SinkLimits) -> Result<OptsBuilder> {
-    let refused = |message: String| Error::Refused {
-        action: "read the url",
-        message,
-    };
+    let refused = |message: String| Error::Refused { action: "read the url", message };
     let opts = Opts::from_url(url).map_err(|error| refused(error.to_string()))?;
     if opts.db_name().is_none_or(str::is_empty) {
-        return Err(refused(
-            "it names no database: mysql://user:password@host/database".into(),
-        ));
+        return Err(refused("it names no database: mysql://user:password@host/database".into()));
     }
     let max = limits.connections_max.max(1);
     let Some(constraints) = PoolConstraints::new(0, max) else {
         return Err(refused("connections_max is too small".into()));
     };
-    let pool = PoolOpts::default()
-        .with_constraints(constraints)
-        .with_reset_connection(true);
+    let pool = PoolOpts::default().with_constraints(constraints).with_reset_connection(true);
     let mut builder = OptsBuilder::from_opts(opts)
         .pool_opts(pool)
         .tcp_keepalive(Some(KEEPALIVE))
@@ -227,22 +207,14 @@ impl Session {
             return Ok(Some(refusal));
         }
         self.leave(action, done)?;
-        if self.conn.get_warnings() == 0 {
-            Ok(None)
-        } else {
-            self.warning().await
-        }
+        if self.conn.get_warnings() == 0 { Ok(None) } else { self.warning().await }
     }
 
     /// The first warning of the last statement that is about its rows.
     pub(crate) async fn warning(&mut self) -> Result<Option<String>> {
-        let warnings = self
-            .rows("read the warnings", "SHOW WARNINGS", Vec::new())
-            .await?;
+        let warnings = self.rows("read the warnings", "SHOW WARNINGS", Vec::new()).await?;
         let code = |row: &Vec<Value>| row.get(1).and_then(number);
-        let about_rows = warnings
-            .iter()
-            .find(|row| code(row) != Some(u64::from(DEPRECATED)));
+        let about_rows = warnings.iter().find(|row| code(row) != Some(u64::from(DEPRECATED)));
         Ok(about_rows.map(|row| row.get(2).and_then(text).unwrap_or_default()))
     }
 
@@ -298,11 +270,7 @@ pub(crate) fn refusal<T>(done: &std::result::Result<mysql_async::Result<T>, Elap
 }
 
 fn positional(values: Vec<Value>) -> Params {
-    if values.is_empty() {
-        Params::Empty
-    } else {
-        Params::Positional(values)
-    }
+    if values.is_empty() { Params::Empty } else { Params::Positional(values) }
 }
 
 /// A value as text, `None` for NULL and for what is no text or number.
@@ -317,9 +285,7 @@ pub(crate) fn text(value: &Value) -> Option<String> {
 
 /// A value as a number.
 pub(crate) fn number(value: &Value) -> Option<u64> {
-    u64::from_value_opt(value.clone())
-        .ok()
-        .or_else(|| text(value)?.parse().ok())
+    u64::from_value_opt(value.clone()).ok().or_else(|| text(value)?.parse().ok())
 }
 
 /// Shared handle of a database.

@@ -17,18 +17,11 @@ pub(crate) fn differences(plan: &TablePlan, there: &TableThere) -> Vec<String> {
         return vec!["it is a view".to_owned()];
     }
     if !there.engine.eq_ignore_ascii_case("InnoDB") {
-        found.push(format!(
-            "its engine is {}, which has no transactions; InnoDB has",
-            there.engine
-        ));
+        found.push(format!("its engine is {}, which has no transactions; InnoDB has", there.engine));
     }
     for column in &plan.columns {
         let in_key = plan.key.contains(&column.name);
-        match there
-            .columns
-            .iter()
-            .find(|c| c.name.eq_ignore_ascii_case(column.name.as_str()))
-        {
+        match there.columns.iter().find(|c| c.name.eq_ignore_ascii_case(column.name.as_str())) {
             Some(there) => column_differences(column, there, in_key, &mut found),
             None => found.push(format!(
                 "column `{}` is missing, the pipeline needs {}",
@@ -37,11 +30,7 @@ pub(crate) fn differences(plan: &TablePlan, there: &TableThere) -> Vec<String> {
             )),
         }
     }
-    for extra in there
-        .columns
-        .iter()
-        .filter(|c| !c.nullable && !c.has_default && !c.generated)
-    {
+    for extra in there.columns.iter().filter(|c| !c.nullable && !c.has_default && !c.generated) {
         let planned = |c: &TableColumn| c.name.as_str().eq_ignore_ascii_case(&extra.name);
         if !plan.columns.iter().any(planned) {
             found.push(format!(
@@ -55,15 +44,8 @@ pub(crate) fn differences(plan: &TablePlan, there: &TableThere) -> Vec<String> {
 }
 
 fn needed(column: &TableColumn, in_key: bool) -> String {
-    let null = if column.nullable && !in_key {
-        ""
-    } else {
-        " NOT NULL"
-    };
-    format!(
-        "{}{null}",
-        column_type(column, in_key).unwrap_or_else(|_| column.kind.to_string())
-    )
+    let null = if column.nullable && !in_key { "" } else { " NOT NULL" };
+    format!("{}{null}", column_type(column, in_key).unwrap_or_else(|_| column.kind.to_string()))
 }
 
 fn column_differences(column: &TableColumn, there: &ColumnThere, in_key: bool, found: &mut Vec<String>) {
@@ -79,16 +61,11 @@ fn column_differences(column: &TableColumn, there: &ColumnThere, in_key: bool, f
         ));
     }
     if column.nullable && !in_key && !there.nullable {
-        found.push(format!(
-            "column `{name}` is NOT NULL, the pipeline may write null"
-        ));
+        found.push(format!("column `{name}` is NOT NULL, the pipeline may write null"));
     }
     if column.kind == DataType::Utf8 && !there.charset.is_empty() {
         if there.charset != "utf8mb4" {
-            found.push(format!(
-                "column `{name}` has character set {}, not utf8mb4",
-                there.charset
-            ));
+            found.push(format!("column `{name}` has character set {}, not utf8mb4", there.charset));
         } else if in_key && !EXACT_COLLATIONS.contains(&there.collation.as_str()) {
             found.push(format!(
                 "key column `{name}` has collation {}, under which different texts are equal; use {}",
@@ -113,14 +90,14 @@ fn holds(column: &TableColumn, there: &ColumnThere) -> bool {
             let scale = u64::from(scale.unsigned_abs());
             !unsigned && s >= scale && p.saturating_sub(s) >= u64::from(*precision) - scale
         }
-        (DataType::Utf8, "varchar") => column
-            .max_length
-            .is_some_and(|n| u64::from(n) <= there.length.unwrap_or(0)),
+        (DataType::Utf8, "varchar") => {
+            column.max_length.is_some_and(|n| u64::from(n) <= there.length.unwrap_or(0))
+        }
         // Their length is in bytes, and a character takes up to four.
         (DataType::Utf8, "longtext") => true,
-        (DataType::Utf8, "tinytext" | "text" | "mediumtext") => column
-            .max_length
-            .is_some_and(|n| u64::from(n) <= there.length.unwrap_or(0) / 4),
+        (DataType::Utf8, "tinytext" | "text" | "mediumtext") => {
+            column.max_length.is_some_and(|n| u64::from(n) <= there.length.unwrap_or(0) / 4)
+        }
         _ => false,
     }
 }
@@ -133,15 +110,10 @@ fn key_differences(plan: &TablePlan, there: &TableThere, found: &mut Vec<String>
     key.sort();
     let primary = there.unique.iter().find(|(name, _)| name == "PRIMARY");
     let mut primary_key: Vec<String> = primary.map(|(_, columns)| columns.clone()).unwrap_or_default();
-    primary_key
-        .iter_mut()
-        .for_each(|name| *name = name.to_lowercase());
+    primary_key.iter_mut().for_each(|name| *name = name.to_lowercase());
     primary_key.sort();
     if primary_key.is_empty() {
-        found.push(format!(
-            "it has no primary key, the pipeline's key is ({})",
-            key.join(", ")
-        ));
+        found.push(format!("it has no primary key, the pipeline's key is ({})", key.join(", ")));
     } else if primary_key != key {
         found.push(format!(
             "its primary key is ({}), the pipeline's key is ({})",

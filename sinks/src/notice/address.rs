@@ -49,14 +49,7 @@ impl Allow {
     }
 
     fn check(&self, host: &str, ip: IpAddr) -> Result<(), NotAllowed> {
-        if self.allows(ip) {
-            Ok(())
-        } else {
-            Err(NotAllowed {
-                host: host.to_owned(),
-                ip,
-            })
-        }
+        if self.allows(ip) { Ok(()) } else { Err(NotAllowed { host: host.to_owned(), ip }) }
     }
 
     /// Keeps the addresses of a name that may be reached; an error when there is none among several.
@@ -89,9 +82,7 @@ pub struct GuardedResolver {
 impl GuardedResolver {
     /// A resolver for one client.
     pub fn new(allow: Allow) -> Self {
-        Self {
-            allow: Arc::new(allow),
-        }
+        Self { allow: Arc::new(allow) }
     }
 }
 
@@ -216,9 +207,7 @@ mod tests {
 
     #[test]
     fn a_cidr_of_the_settings_allows_its_network_and_no_other() {
-        let allow = Allow {
-            cidrs: vec!["10.1.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()],
-        };
+        let allow = Allow { cidrs: vec!["10.1.0.0/16".parse().unwrap(), "fd00::/64".parse().unwrap()] };
         for text in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::5", "1.1.1.1"] {
             assert!(allow.allows(ip(text)), "{text}");
         }
@@ -253,18 +242,10 @@ mod tests {
     fn of_the_addresses_of_a_name_only_the_allowed_are_connected_to() {
         let address = |text: &str| SocketAddr::new(ip(text), 0);
         let allow = Allow::default();
-        let kept = allow
-            .keep("x", [address("10.0.0.1"), address("1.1.1.1")].into_iter())
-            .unwrap();
+        let kept = allow.keep("x", [address("10.0.0.1"), address("1.1.1.1")].into_iter()).unwrap();
         assert_eq!(kept, [address("1.1.1.1")]);
         let refused = allow.keep("x", [address("10.0.0.1")].into_iter()).unwrap_err();
-        assert_eq!(
-            refused,
-            NotAllowed {
-                host: "x".into(),
-                ip: ip("10.0.0.1")
-            }
-        );
+        assert_eq!(refused, NotAllowed { host: "x".into(), ip: ip("10.0.0.1") });
         let many = std::iter::repeat_n(address("1.1.1.1"), 1_000);
         assert_eq!(allow.keep("x", many).unwrap().len(), ADDRESSES_MAX);
     }
@@ -272,11 +253,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_of_this_machine_resolves_to_nothing() {
         let resolver = GuardedResolver::new(Allow::default());
-        let error = resolver
-            .resolve("localhost".parse().unwrap())
-            .await
-            .err()
-            .unwrap();
+        let error = resolver.resolve("localhost".parse().unwrap()).await.err().unwrap();
         assert!(error.downcast_ref::<NotAllowed>().is_some(), "{error}");
     }
 }

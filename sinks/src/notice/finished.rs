@@ -84,11 +84,7 @@ pub struct RejectLine {
 /// Makes one line of a text that came from outside: control characters and those that turn the direction
 /// of text become spaces, and what is longer than `chars_max` characters ends in `…`.
 pub(super) fn clean(text: &str, chars_max: usize) -> String {
-    let mut line: String = text
-        .chars()
-        .take(chars_max)
-        .map(|c| if harmless(c) { c } else { ' ' })
-        .collect();
+    let mut line: String = text.chars().take(chars_max).map(|c| if harmless(c) { c } else { ' ' }).collect();
     if text.chars().nth(chars_max).is_some() {
         line.push('…');
     }

@@ -41,35 +41,19 @@ pub(super) fn from_mailbox(from: &str) -> Result<Mailbox, NoticeError> {
     if from.chars().any(char::is_control) {
         return Err(broken("it holds a control character".into()));
     }
-    from.parse()
-        .map_err(|error| broken(format!("`{from}` is not a mail address ({error})")))
+    from.parse().map_err(|error| broken(format!("`{from}` is not a mail address ({error})")))
 }
 
 /// The whole mail, lines ended by CRLF.
 pub(super) fn bytes(from: &Mailbox, mail: &MailMessage) -> Result<Vec<u8>, NoticeError> {
-    let broken = |message: String| NoticeError::Message {
-        job_id: mail.job_id.clone(),
-        message,
-    };
-    for (header, value) in [
-        ("subject", &mail.subject),
-        ("message id", &mail.id),
-        ("job id", &mail.job_id),
-    ] {
+    let broken = |message: String| NoticeError::Message { job_id: mail.job_id.clone(), message };
+    for (header, value) in [("subject", &mail.subject), ("message id", &mail.id), ("job id", &mail.job_id)] {
         if value.chars().any(char::is_control) {
-            return Err(broken(format!(
-                "its {header} holds a line break or control character"
-            )));
+            return Err(broken(format!("its {header} holds a line break or control character")));
         }
     }
-    if !mail
-        .id
-        .bytes()
-        .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-    {
-        return Err(broken(
-            "its message id holds more than a-z, A-Z, 0-9, `-`, `_` and `.`".into(),
-        ));
+    if !mail.id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte)) {
+        return Err(broken("its message id holds more than a-z, A-Z, 0-9, `-`, `_` and `.`".into()));
     }
     let parts = MultiPart::alternative()
         .boundary(boundary(&mail.id))
@@ -127,39 +111,18 @@ mod tests {
         let mail = formatted(&message());
         assert!(mail.is_ascii());
         assert_eq!(mail, formatted(&message()));
-        assert!(
-            mail.contains("Message-ID: <0193abcd.0.0@example.org>\r\n"),
-            "{mail}"
-        );
+        assert!(mail.contains("Message-ID: <0193abcd.0.0@example.org>\r\n"), "{mail}");
         assert!(mail.contains("Auto-Submitted: auto-generated\r\n"), "{mail}");
-        assert!(
-            mail.contains("Date: Sat, 21 Nov 2026 10:00:00 +0000\r\n"),
-            "{mail}"
-        );
+        assert!(mail.contains("Date: Sat, 21 Nov 2026 10:00:00 +0000\r\n"), "{mail}");
         assert!(mail.contains("Z=C3=BCrich\r\n"), "{mail}");
-        assert_eq!(
-            mail.matches("Content-Transfer-Encoding: quoted-printable")
-                .count(),
-            2
-        );
-        assert!(
-            !mail.replace("\r\n", "").contains(['\r', '\n']),
-            "a bare CR or LF"
-        );
+        assert_eq!(mail.matches("Content-Transfer-Encoding: quoted-printable").count(), 2);
+        assert!(!mail.replace("\r\n", "").contains(['\r', '\n']), "a bare CR or LF");
     }
 
     #[test]
     fn a_plain_text_is_encoded_too_and_a_bare_line_break_with_it() {
-        let mail = formatted(&MailMessage {
-            text: "a\rb\nc".into(),
-            html: "x".into(),
-            ..message()
-        });
-        assert_eq!(
-            mail.matches("Content-Transfer-Encoding: quoted-printable")
-                .count(),
-            2
-        );
+        let mail = formatted(&MailMessage { text: "a\rb\nc".into(), html: "x".into(), ..message() });
+        assert_eq!(mail.matches("Content-Transfer-Encoding: quoted-printable").count(), 2);
         assert!(mail.contains("a=0Db\r\nc"), "{mail}");
     }
 
@@ -175,22 +138,10 @@ mod tests {
     #[test]
     fn a_line_break_in_a_header_is_refused() {
         for message in [
-            MailMessage {
-                subject: "a\r\nBcc: b@example.org".into(),
-                ..message()
-            },
-            MailMessage {
-                id: "a>\r\nX: y".into(),
-                ..message()
-            },
-            MailMessage {
-                id: "a> <b".into(),
-                ..message()
-            },
-            MailMessage {
-                job_id: "a\nX: y".into(),
-                ..message()
-            },
+            MailMessage { subject: "a\r\nBcc: b@example.org".into(), ..message() },
+            MailMessage { id: "a>\r\nX: y".into(), ..message() },
+            MailMessage { id: "a> <b".into(), ..message() },
+            MailMessage { job_id: "a\nX: y".into(), ..message() },
         ] {
             let from = from_mailbox("tidemill@example.org").unwrap();
             let error = bytes(&from, &message).unwrap_err();

@@ -69,7 +69,8 @@ pub struct PostMessage {
 }
 
 /// The messages of the `index`-th notice of a pipeline, each under its id, in the order of the recipients. A
-/// bad address spoils its own message only.
+/// bad address spoils its own message only. The id holds the time of the end in milliseconds: a doubled send has
+/// the same id, the end of a retried job another one.
 pub fn messages(
     notice: &Notice,
     index: usize,
@@ -77,7 +78,10 @@ pub fn messages(
     event: &Bytes,
     addressing: &Addressing,
 ) -> Vec<(String, Result<Message, NoticeError>)> {
-    let id = |recipient: usize| format!("{}.{index}.{recipient}", finished.job_id);
+    let id = |recipient: usize| {
+        let ended_ms = finished.finished_at.timestamp_millis();
+        format!("{}.{ended_ms}.{index}.{recipient}", finished.job_id)
+    };
     match &notice.target {
         NoticeTarget::Email { to } => {
             let mail = |(recipient, template): (usize, &String)| {
@@ -112,10 +116,7 @@ fn mail(id: String, to: Address, finished: &FinishedNotice) -> Result<MailMessag
         id,
         job_id: finished.job_id.clone(),
         to,
-        subject: clean(
-            &render("subject.txt", include_str!("templates/subject.txt"))?,
-            NAME_CHARS_MAX,
-        ),
+        subject: clean(&render("subject.txt", include_str!("templates/subject.txt"))?, NAME_CHARS_MAX),
         text: render("mail.txt", include_str!("templates/mail.txt"))?,
         html: render("mail.html", include_str!("templates/mail.html"))?,
         date: finished.finished_at,
@@ -126,30 +127,17 @@ fn mail(id: String, to: Address, finished: &FinishedNotice) -> Result<MailMessag
 fn rendered(name: &str, source: &str, values: Value) -> Result<String, minijinja::Error> {
     let mut environment = Environment::new();
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
-    let syntax = environment
-        .syntax()
-        .to_builder()
-        .trim_blocks(true)
-        .lstrip_blocks(true)
-        .build()?;
+    let syntax = environment.syntax().to_builder().trim_blocks(true).lstrip_blocks(true).build()?;
     environment.set_syntax(syntax);
     environment.template_from_named_str(name, source)?.render(values)
 }
 
 /// What the templates know.
 fn values(finished: &FinishedNotice) -> Value {
-    let name = finished
-        .file_name
-        .as_deref()
-        .map(|name| clean(name, NAME_CHARS_MAX))
-        .unwrap_or_default();
+    let name = finished.file_name.as_deref().map(|name| clean(name, NAME_CHARS_MAX)).unwrap_or_default();
     let shown: Vec<Value> = finished.rejects.iter().take(REJECTS_MAX).map(reject).collect();
     let more = finished.records_rejected.saturating_sub(shown.len() as u64);
-    let job = format!(
-        "{}/v1/jobs/{}",
-        finished.links.trim_end_matches('/'),
-        finished.job_id
-    );
+    let job = format!("{}/v1/jobs/{}", finished.links.trim_end_matches('/'), finished.job_id);
     context! {
         job_id => finished.job_id.clone(),
         pipeline => clean(&finished.pipeline, NAME_CHARS_MAX),
@@ -270,10 +258,7 @@ mod tests {
     #[test]
     fn a_message_says_what_was_taken_what_was_refused_and_where_the_rest_is() {
         let mail = told(&finished());
-        assert_eq!(
-            mail.subject,
-            "hired_employees: staff.csv taken, 12 of 2,000 records refused"
-        );
+        assert_eq!(mail.subject, "hired_employees: staff.csv taken, 12 of 2,000 records refused");
         let expected = [
             "1,985",
             "line 1, column hired_at: `<x1>` is no timestamp (bad_timestamp)",
@@ -287,26 +272,15 @@ mod tests {
             assert!(mail.text.contains(text), "{text:?} is not in\n{}", mail.text);
         }
         assert!(!mail.text.contains("x11"), "only the first ten are told");
-        for text in [
-            "&lt;x1&gt;",
-            "and 2 more",
-            "href=\"https:&#x2f;&#x2f;tide.example",
-        ] {
+        for text in ["&lt;x1&gt;", "and 2 more", "href=\"https:&#x2f;&#x2f;tide.example"] {
             assert!(mail.html.contains(text), "{text:?} is not in\n{}", mail.html);
         }
     }
 
     #[test]
     fn a_clean_success_asks_for_nothing() {
-        let mail = told(&FinishedNotice {
-            records_rejected: 0,
-            rejects: vec![],
-            ..finished()
-        });
-        assert_eq!(
-            mail.subject,
-            "hired_employees: staff.csv taken, 1,985 rows written"
-        );
+        let mail = told(&FinishedNotice { records_rejected: 0, rejects: vec![], ..finished() });
+        assert_eq!(mail.subject, "hired_employees: staff.csv taken, 1,985 rows written");
         assert!(mail.text.contains("Nothing is left to do."));
         assert!(!mail.text.contains("refused records"), "{}", mail.text);
         assert!(!mail.text.contains("/rejects"), "{}", mail.text);
@@ -321,56 +295,29 @@ mod tests {
             (Blame::World, "another system did not answer"),
         ];
         for (blame, expect) in cases {
-            let cause = NoticeCause {
-                code: "over_error_budget".into(),
-                message: "12 of 20 refused".into(),
-                blame,
-            };
-            let mail = told(&FinishedNotice {
-                status: Ending::Failed,
-                error: Some(cause),
-                ..finished()
-            });
-            assert_eq!(
-                mail.subject,
-                "hired_employees: staff.csv failed (over_error_budget)"
-            );
-            assert!(
-                mail.text.contains(expect) && mail.text.contains("12 of 20 refused"),
-                "{}",
-                mail.text
-            );
+            let cause =
+                NoticeCause { code: "over_error_budget".into(), message: "12 of 20 refused".into(), blame };
+            let mail = told(&FinishedNotice { status: Ending::Failed, error: Some(cause), ..finished() });
+            assert_eq!(mail.subject, "hired_employees: staff.csv failed (over_error_budget)");
+            assert!(mail.text.contains(expect) && mail.text.contains("12 of 20 refused"), "{}", mail.text);
             assert!(mail.html.contains(expect), "{}", mail.html);
             for body in [&mail.text, &mail.html] {
-                assert!(
-                    !body.contains("rows written"),
-                    "a failed job writes nothing: {body}"
-                );
+                assert!(!body.contains("rows written"), "a failed job writes nothing: {body}");
             }
         }
     }
 
     #[test]
     fn a_job_without_a_file_name_reads_well() {
-        let mail = told(&FinishedNotice {
-            file_name: None,
-            rejects: vec![],
-            records_rejected: 0,
-            ..finished()
-        });
-        assert_eq!(
-            mail.subject,
-            "hired_employees: the data taken, 1,985 rows written"
-        );
+        let mail =
+            told(&FinishedNotice { file_name: None, rejects: vec![], records_rejected: 0, ..finished() });
+        assert_eq!(mail.subject, "hired_employees: the data taken, 1,985 rows written");
     }
 
     #[test]
     fn texts_of_the_sender_cannot_add_lines_or_markup() {
         let name = "a.csv\r\nBcc: all@example.org\r\n\r\n<script>x</script>";
-        let mail = told(&FinishedNotice {
-            file_name: Some(name.into()),
-            ..finished()
-        });
+        let mail = told(&FinishedNotice { file_name: Some(name.into()), ..finished() });
         assert!(!mail.subject.contains(['\r', '\n']));
         assert!(!mail.text.contains('\r') && !mail.text.lines().any(|line| line.starts_with("Bcc")));
         assert!(!mail.html.contains("<script>"));
@@ -379,13 +326,8 @@ mod tests {
     #[test]
     fn one_bad_address_spoils_no_other() {
         let to = vec!["{{ sender }}".to_owned(), "ops@example.org".to_owned()];
-        let notice = Notice {
-            on: NoticeOn {
-                success: true,
-                failed: true,
-            },
-            target: NoticeTarget::Email { to },
-        };
+        let notice =
+            Notice { on: NoticeOn { success: true, failed: true }, target: NoticeTarget::Email { to } };
         let messages = messages(&notice, 1, &finished(), &Bytes::new(), &Addressing::default());
         assert_eq!(messages[0].0, "0193-job.1.0");
         assert!(messages[0].1.is_err());

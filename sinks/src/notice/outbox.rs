@@ -23,20 +23,14 @@ impl FileNotifier {
     /// A notifier that writes to this folder (made when it is missing); `from` stands in the mails.
     pub fn new(folder: impl Into<PathBuf>, from: &str) -> Result<Self, NoticeError> {
         let from = mail::from_mailbox(from)?;
-        Ok(Self {
-            folder: folder.into(),
-            from,
-            temporary: AtomicU64::new(0),
-        })
+        Ok(Self { folder: folder.into(), from, temporary: AtomicU64::new(0) })
     }
 
     /// Writes beside the final name, then renames: both files and the folder are synced to disk.
     async fn write(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         fs::create_dir_all(&self.folder).await?;
         let number = self.temporary.fetch_add(1, Ordering::Relaxed);
-        let temporary = self
-            .folder
-            .join(format!(".{name}.{}.{number}.part", std::process::id()));
+        let temporary = self.folder.join(format!(".{name}.{}.{number}.part", std::process::id()));
         let written = write_synced(&temporary, bytes).await;
         let renamed = match written {
             Ok(()) => fs::rename(&temporary, self.folder.join(name)).await,
@@ -66,9 +60,7 @@ impl Notifier for FileNotifier {
         };
         // The bytes are made first: they refuse an id that is no file name.
         let bytes = mail::bytes(&self.from, message)?;
-        self.write(&format!("{}.eml", message.id), &bytes)
-            .await
-            .map_err(|error| self.failed(&error))
+        self.write(&format!("{}.eml", message.id), &bytes).await.map_err(|error| self.failed(&error))
     }
 
     async fn ping(&self) -> Result<(), NoticeError> {
@@ -94,8 +86,5 @@ pub(super) fn misrouted(message: &Message, by: &str) -> NoticeError {
         Message::Mail(mail) => mail.job_id.clone(),
         Message::Post(post) => post.job_id.clone(),
     };
-    NoticeError::Message {
-        job_id,
-        message: format!("{by} cannot take messages of this kind"),
-    }
+    NoticeError::Message { job_id, message: format!("{by} cannot take messages of this kind") }
 }

@@ -23,16 +23,8 @@ pub struct Addressing {
 /// Checks an address of a pipeline file without a job: its syntax and the names it uses. The error says
 /// what to write instead.
 pub fn check_address_template(template: &str) -> Result<(), String> {
-    let rendered = render(
-        template,
-        "someone@example.org",
-        "pipeline",
-        Ending::Success,
-        "job",
-    )?;
-    let addressing = Addressing {
-        default_domain: Some("example.org".into()),
-    };
+    let rendered = render(template, "someone@example.org", "pipeline", Ending::Success, "job")?;
+    let addressing = Addressing { default_domain: Some("example.org".into()) };
     parse(&rendered, &addressing).map(drop)
 }
 
@@ -42,18 +34,9 @@ pub(super) fn address(
     finished: &FinishedNotice,
     addressing: &Addressing,
 ) -> Result<Address, NoticeError> {
-    render(
-        template,
-        &finished.sender,
-        &finished.pipeline,
-        finished.status,
-        &finished.job_id,
-    )
-    .and_then(|rendered| parse(&rendered, addressing))
-    .map_err(|message| NoticeError::Address {
-        template: super::error::said(template),
-        message,
-    })
+    render(template, &finished.sender, &finished.pipeline, finished.status, &finished.job_id)
+        .and_then(|rendered| parse(&rendered, addressing))
+        .map_err(|message| NoticeError::Address { template: super::error::said(template), message })
 }
 
 fn render(
@@ -67,19 +50,10 @@ fn render(
     environment.set_undefined_behavior(UndefinedBehavior::Strict);
     environment.set_fuel(Some(TEMPLATE_FUEL));
     environment
-        .render_str(
-            template,
-            context! { sender, pipeline, status => status.as_str(), job_id },
-        )
+        .render_str(template, context! { sender, pipeline, status => status.as_str(), job_id })
         .map_err(|error| {
-            let detail = error
-                .detail()
-                .map(|detail| format!(" ({detail})"))
-                .unwrap_or_default();
-            format!(
-                "{}{detail}; it may use sender, pipeline, status and job_id",
-                error.kind()
-            )
+            let detail = error.detail().map(|detail| format!(" ({detail})")).unwrap_or_default();
+            format!("{}{detail}; it may use sender, pipeline, status and job_id", error.kind())
         })
 }
 
@@ -89,13 +63,9 @@ fn parse(rendered: &str, addressing: &Addressing) -> Result<Address, String> {
     if text.is_empty() {
         return Err("it is empty".into());
     }
-    if let Some(bad) = text
-        .chars()
-        .find(|c| c.is_control() || c.is_whitespace() || "\"<>,;()\\".contains(*c))
+    if let Some(bad) = text.chars().find(|c| c.is_control() || c.is_whitespace() || "\"<>,;()\\".contains(*c))
     {
-        return Err(format!(
-            "it holds {bad:?}, which an address may not; write one address for each entry"
-        ));
+        return Err(format!("it holds {bad:?}, which an address may not; write one address for each entry"));
     }
     let (user, domain) = match (text.rsplit_once('@'), &addressing.default_domain) {
         (Some(parts), _) => parts,
@@ -130,9 +100,7 @@ mod tests {
     use super::*;
 
     fn addressed(template: &str, sender: &str, domain: Option<&str>) -> Result<String, String> {
-        let addressing = Addressing {
-            default_domain: domain.map(str::to_owned),
-        };
+        let addressing = Addressing { default_domain: domain.map(str::to_owned) };
         let rendered = render(template, sender, "hires", Ending::Failed, "j1")?;
         parse(&rendered, &addressing).map(|address| address.to_string())
     }
@@ -143,24 +111,9 @@ mod tests {
             ("{{ sender }}", "ana@example.org", None, "ana@example.org"),
             (" {{ sender }} ", "ana@example.org", None, "ana@example.org"),
             ("{{ sender }}", "ana", Some("example.org"), "ana@example.org"),
-            (
-                "{{ pipeline }}-{{ status }}@example.org",
-                "",
-                None,
-                "hires-failed@example.org",
-            ),
-            (
-                "{{ sender }}",
-                "ana@münchen.example",
-                None,
-                "ana@xn--mnchen-3ya.example",
-            ),
-            (
-                "{{ sender }}",
-                "o'neil+tag@example.org",
-                None,
-                "o'neil+tag@example.org",
-            ),
+            ("{{ pipeline }}-{{ status }}@example.org", "", None, "hires-failed@example.org"),
+            ("{{ sender }}", "ana@münchen.example", None, "ana@xn--mnchen-3ya.example"),
+            ("{{ sender }}", "o'neil+tag@example.org", None, "o'neil+tag@example.org"),
         ];
         for (template, sender, domain, expect) in cases {
             assert_eq!(addressed(template, sender, domain).as_deref(), Ok(expect));
@@ -172,12 +125,7 @@ mod tests {
         let cases = [
             ("{{ sender }}", "ana", None, "set a default domain"),
             ("{{ sender }}", "", None, "empty"),
-            (
-                "{{ sendr }}",
-                "ana",
-                None,
-                "may use sender, pipeline, status and job_id",
-            ),
+            ("{{ sendr }}", "ana", None, "may use sender, pipeline, status and job_id"),
             ("{{ sender", "ana", None, "may use sender"),
             ("{{ sender }}", "a@x.example\r\nBcc: b@y.example", None, "'\\r'"),
             ("{{ sender }}", "a@x.example\n", None, "'\\n'"),
@@ -189,12 +137,7 @@ mod tests {
             ("{{ sender }}", "@x.example", None, "not a mail address"),
             ("{{ sender }}", "a@b@x.example", None, "not a mail address"),
             ("{{ sender }}", "a@", None, "is none"),
-            (
-                "{% for i in range(99999) %}{% endfor %}a@x.example",
-                "",
-                None,
-                "fuel",
-            ),
+            ("{% for i in range(99999) %}{% endfor %}a@x.example", "", None, "fuel"),
         ];
         for (template, sender, domain, expect) in cases {
             let error = addressed(template, sender, domain).unwrap_err();

@@ -131,24 +131,15 @@ impl SmtpNotifier {
     ) -> Result<(), NoticeError> {
         let parameters = self.mail_parameters(connection, message)?;
         let from = Mail::new(Some(self.from.email.clone()), parameters);
-        connection
-            .command(from)
-            .await
-            .map_err(|error| self.operator_or_later("begin a mail at", &error))?;
+        connection.command(from).await.map_err(|error| self.operator_or_later("begin a mail at", &error))?;
         let to = Rcpt::new(message.to.clone(), vec![]);
         let refused = |what: String, blame| move |error| self.refused_or_later(what, blame, &error);
         connection
             .command(to)
             .await
             .map_err(refused(format!("the recipient `{}`", message.to), Blame::Author))?;
-        connection
-            .command(Data)
-            .await
-            .map_err(refused("the mail".into(), Blame::Operator))?;
-        connection
-            .message(bytes)
-            .await
-            .map_err(refused("the mail".into(), Blame::Operator))?;
+        connection.command(Data).await.map_err(refused("the mail".into(), Blame::Operator))?;
+        connection.message(bytes).await.map_err(refused("the mail".into(), Blame::Operator))?;
         Ok(())
     }
 
@@ -158,13 +149,9 @@ impl SmtpNotifier {
         connection: &AsyncSmtpConnection,
         message: &MailMessage,
     ) -> Result<Vec<MailParameter>, NoticeError> {
-        let plain = [&message.to, &self.from.email]
-            .iter()
-            .all(|address| AsRef::<str>::as_ref(*address).is_ascii());
-        match (
-            plain,
-            connection.server_info().supports_feature(Extension::SmtpUtfEight),
-        ) {
+        let plain =
+            [&message.to, &self.from.email].iter().all(|address| AsRef::<str>::as_ref(*address).is_ascii());
+        match (plain, connection.server_info().supports_feature(Extension::SmtpUtfEight)) {
             (true, _) => Ok(vec![]),
             (false, true) => Ok(vec![MailParameter::SmtpUtfEight]),
             (false, false) => Err(NoticeError::Refused {
@@ -177,15 +164,13 @@ impl SmtpNotifier {
     }
 
     async fn timed<T>(&self, work: impl Future<Output = Result<T, NoticeError>>) -> Result<T, NoticeError> {
-        tokio::time::timeout(self.timeout, work)
-            .await
-            .unwrap_or_else(|_| {
-                Err(NoticeError::Unavailable {
-                    action: format!("hand mail to {}", self.server),
-                    message: format!("no answer within {} s", self.timeout.as_secs_f32()),
-                    retry_after: None,
-                })
+        tokio::time::timeout(self.timeout, work).await.unwrap_or_else(|_| {
+            Err(NoticeError::Unavailable {
+                action: format!("hand mail to {}", self.server),
+                message: format!("no answer within {} s", self.timeout.as_secs_f32()),
+                retry_after: None,
             })
+        })
     }
 
     fn unavailable(&self, action: &str, error: &SmtpError) -> NoticeError {
@@ -199,10 +184,7 @@ impl SmtpNotifier {
     fn start_tls_failed(&self, error: &SmtpError) -> NoticeError {
         if error.is_client() {
             let message = "it offers no STARTTLS; set tls to `implicit`, or to `none` for a relay next door";
-            return NoticeError::Setting {
-                action: self.begin("start TLS with"),
-                message: message.into(),
-            };
+            return NoticeError::Setting { action: self.begin("start TLS with"), message: message.into() };
         }
         self.unavailable("start TLS with", error)
     }
@@ -210,10 +192,7 @@ impl SmtpNotifier {
     /// A refusal here is about this installation: the mail waits until the operator has mended it.
     fn operator_or_later(&self, action: &str, error: &SmtpError) -> NoticeError {
         if error.is_permanent() || error.is_client() {
-            return NoticeError::Setting {
-                action: self.begin(action),
-                message: said(&error.to_string()),
-            };
+            return NoticeError::Setting { action: self.begin(action), message: said(&error.to_string()) };
         }
         self.unavailable(action, error)
     }
@@ -249,10 +228,7 @@ impl Notifier for SmtpNotifier {
     async fn ping(&self) -> Result<(), NoticeError> {
         self.timed(async {
             let mut connection = self.connect().await?;
-            connection
-                .command(Noop)
-                .await
-                .map_err(|error| self.unavailable("reach", &error))?;
+            connection.command(Noop).await.map_err(|error| self.unavailable("reach", &error))?;
             let _ = tokio::time::timeout(QUIT_TIMEOUT, connection.quit()).await;
             Ok(())
         })
@@ -270,13 +246,12 @@ fn credentials(settings: &SmtpSettings) -> Result<Option<Credentials>, NoticeErr
         (None, None) => Ok(None),
         (Some(_), None) => Err(wrong("a user is set and no password")),
         (None, Some(_)) => Err(wrong("a password is set and no user")),
-        (Some(_), Some(_)) if settings.tls == SmtpTls::None && !is_loopback(&settings.host) => Err(wrong(
-            "the password would be readable on the way; set tls to `starttls` or `implicit`",
-        )),
-        (Some(user), Some(password)) => Ok(Some(Credentials::new(
-            user.clone(),
-            password.expose_secret().to_owned(),
-        ))),
+        (Some(_), Some(_)) if settings.tls == SmtpTls::None && !is_loopback(&settings.host) => {
+            Err(wrong("the password would be readable on the way; set tls to `starttls` or `implicit`"))
+        }
+        (Some(user), Some(password)) => {
+            Ok(Some(Credentials::new(user.clone(), password.expose_secret().to_owned())))
+        }
     }
 }
 

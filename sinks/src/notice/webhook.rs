@@ -71,11 +71,7 @@ impl WebhookNotifier {
         let client = builder
             .build()
             .map_err(|error| setting("prepare the client of webhooks".into(), error.to_string()))?;
-        Ok(Self {
-            client,
-            allow: settings.allow,
-            secrets: settings.secrets,
-        })
+        Ok(Self { client, allow: settings.allow, secrets: settings.secrets })
     }
 
     async fn post(&self, message: &PostMessage, url: Url) -> Result<(), NoticeError> {
@@ -87,10 +83,7 @@ impl WebhookNotifier {
             .header("Tidemill-Delivery", &message.id)
             .body(message.event.clone());
         if let Some(secret) = self.secret(message)? {
-            request = request.header(
-                "Tidemill-Signature",
-                signature(secret, Utc::now(), &message.event)?,
-            );
+            request = request.header("Tidemill-Signature", signature(secret, Utc::now(), &message.event)?);
         }
         let answer = request.send().await.map_err(|error| failed(&host, &error))?;
         judge(&host, answer).await
@@ -134,16 +127,11 @@ pub fn signature(secret: &SecretString, at: DateTime<Utc>, body: &[u8]) -> Resul
         .map_err(|error| setting("sign a webhook".into(), error.to_string()))?;
     mac.update(format!("{seconds}.").as_bytes());
     mac.update(body);
-    Ok(format!(
-        "t={seconds},v1={}",
-        hex::encode(mac.finalize().into_bytes())
-    ))
+    Ok(format!("t={seconds},v1={}", hex::encode(mac.finalize().into_bytes())))
 }
 
 fn parse(text: &str) -> Result<Url, NoticeError> {
-    let wrong = |message: &str| NoticeError::Url {
-        message: message.into(),
-    };
+    let wrong = |message: &str| NoticeError::Url { message: message.into() };
     let url = Url::parse(text).map_err(|error| wrong(&error.to_string()))?;
     match url.scheme() {
         "http" | "https" => Ok(url),
@@ -226,26 +214,15 @@ fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
 }
 
 fn refused(host: &str, message: String) -> NoticeError {
-    NoticeError::Refused {
-        by: host.to_owned(),
-        what: "the webhook".into(),
-        message,
-        blame: Blame::Author,
-    }
+    NoticeError::Refused { by: host.to_owned(), what: "the webhook".into(), message, blame: Blame::Author }
 }
 
 fn unavailable(host: &str, message: String, retry_after: Option<Duration>) -> NoticeError {
-    NoticeError::Unavailable {
-        action: format!("post a webhook to {host}"),
-        message,
-        retry_after,
-    }
+    NoticeError::Unavailable { action: format!("post a webhook to {host}"), message, retry_after }
 }
 
 fn not_allowed(error: NotAllowed) -> NoticeError {
-    NoticeError::Url {
-        message: error.to_string(),
-    }
+    NoticeError::Url { message: error.to_string() }
 }
 
 fn setting(action: String, message: String) -> NoticeError {
@@ -261,10 +238,7 @@ mod tests {
         // From the command line: printf '1700000000.{"a":1}' | openssl dgst -sha256 -hmac s3cret
         let at = DateTime::from_timestamp(1_700_000_000, 0).unwrap();
         let value = signature(&SecretString::from("s3cret"), at, br#"{"a":1}"#).unwrap();
-        assert_eq!(
-            value,
-            "t=1700000000,v1=1698a50bc74d1ff1db85c4e0a5297c2ad9fdba245d5737cdb789e4cc6e098940"
-        );
+        assert_eq!(value, "t=1700000000,v1=1698a50bc74d1ff1db85c4e0a5297c2ad9fdba245d5737cdb789e4cc6e098940");
     }
 
     #[test]
@@ -281,23 +255,14 @@ mod tests {
         ];
         for (text, expect) in cases {
             let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
-            assert_eq!(
-                retry_after(&headers, now),
-                expect.map(Duration::from_secs),
-                "{text}"
-            );
+            assert_eq!(retry_after(&headers, now), expect.map(Duration::from_secs), "{text}");
         }
         assert_eq!(retry_after(&HeaderMap::new(), now), None);
     }
 
     #[test]
     fn only_http_urls_are_used_and_no_error_tells_their_path() {
-        for text in [
-            "ftp://example.org/x",
-            "file:///etc/passwd",
-            "example.org",
-            "https://",
-        ] {
+        for text in ["ftp://example.org/x", "file:///etc/passwd", "example.org", "https://"] {
             assert!(matches!(parse(text), Err(NoticeError::Url { .. })), "{text}");
         }
         let url = parse("https://user:pw@hooks.example.org:8443/T000/s3cret?key=s3cret").unwrap();

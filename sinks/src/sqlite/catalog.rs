@@ -101,29 +101,18 @@ pub(crate) fn affinity(declared: &str) -> Option<&'static str> {
 pub(crate) fn create_table(plan: &TablePlan) -> String {
     let mut lines: Vec<String> = Vec::with_capacity(plan.columns.len() + 1);
     for column in &plan.columns {
-        let null = if column.nullable && !plan.key.contains(&column.name) {
-            ""
-        } else {
-            " NOT NULL"
-        };
+        let null = if column.nullable && !plan.key.contains(&column.name) { "" } else { " NOT NULL" };
         lines.push(format!("  \"{}\" {}{null}", column.name, storage(&column.kind)));
     }
     if !plan.key.is_empty() {
         lines.push(format!("  PRIMARY KEY ({})", quoted(plan.key.iter())));
     }
-    format!(
-        "CREATE TABLE IF NOT EXISTS \"{}\" (\n{}\n) STRICT",
-        plan.table,
-        lines.join(",\n")
-    )
+    format!("CREATE TABLE IF NOT EXISTS \"{}\" (\n{}\n) STRICT", plan.table, lines.join(",\n"))
 }
 
 /// Names in quotes, with commas between.
 pub(crate) fn quoted<'a>(names: impl Iterator<Item = &'a ColumnName>) -> String {
-    names
-        .map(|name| format!("\"{name}\""))
-        .collect::<Vec<_>>()
-        .join(", ")
+    names.map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", ")
 }
 
 /// Keeps the exact types of a table that was just made.
@@ -132,10 +121,7 @@ pub(crate) async fn record_columns(
     plan: &TablePlan,
 ) -> Result<(), sqlx::Error> {
     let sql = "DELETE FROM tidemill_columns WHERE table_name = ? COLLATE NOCASE";
-    sqlx::query(sql)
-        .bind(plan.table.as_str())
-        .execute(&mut *connection)
-        .await?;
+    sqlx::query(sql).bind(plan.table.as_str()).execute(&mut *connection).await?;
     for (position, column) in plan.columns.iter().enumerate() {
         let sql = "INSERT INTO tidemill_columns \
                    (table_name, column_name, position, kind, max_length, nullable) \
@@ -188,15 +174,10 @@ pub(crate) async fn table(pool: &SqlitePool, name: &str) -> Result<Option<TableT
         let mut connection = pool.acquire().await?;
         let sql = "SELECT name, type = 'view' FROM sqlite_master \
                    WHERE name = ? COLLATE NOCASE AND type IN ('table', 'view')";
-        let found = sqlx::query(sql)
-            .bind(name)
-            .fetch_optional(&mut *connection)
-            .await?;
+        let found = sqlx::query(sql).bind(name).fetch_optional(&mut *connection).await?;
         match found {
             None => Ok(None),
-            Some(row) => read_table(&mut connection, row.try_get(0)?, row.try_get(1)?)
-                .await
-                .map(Some),
+            Some(row) => read_table(&mut connection, row.try_get(0)?, row.try_get(1)?).await.map(Some),
         }
     };
     read.await.map_err(failed)
@@ -242,23 +223,11 @@ async fn read_table(
         });
     }
     let sql = "SELECT name FROM pragma_index_list(?) WHERE \"unique\" = 1 AND origin <> 'pk'";
-    let unique = sqlx::query_scalar(sql)
-        .bind(&name)
-        .fetch_all(&mut *connection)
-        .await?;
+    let unique = sqlx::query_scalar(sql).bind(&name).fetch_all(&mut *connection).await?;
     let sql = "SELECT count(*) > 0 FROM pragma_index_list(?) AS l, pragma_index_xinfo(l.name) AS x \
                WHERE l.origin = 'pk' AND x.key = 1 AND x.coll <> 'BINARY'";
-    let inexact_key = sqlx::query_scalar(sql)
-        .bind(&name)
-        .fetch_one(&mut *connection)
-        .await?;
-    Ok(TableThere {
-        name,
-        view,
-        columns,
-        unique,
-        inexact_key,
-    })
+    let inexact_key = sqlx::query_scalar(sql).bind(&name).fetch_one(&mut *connection).await?;
+    Ok(TableThere { name, view, columns, unique, inexact_key })
 }
 
 async fn made_as(

@@ -43,10 +43,7 @@ pub(crate) async fn open(sink: &SqliteSink, plan: &TablePlan, key: &CommitKey) -
     let mut raising = sink.writer.begin_with(BEGIN_WRITE).await.map_err(begin)?;
     ledger::raise_fence(&mut raising, key).await?;
     let committed = ledger::find(&mut raising, key).await?;
-    raising
-        .commit()
-        .await
-        .map_err(|error| from_sqlx("raise the fence", error))?;
+    raising.commit().await.map_err(|error| from_sqlx("raise the fence", error))?;
     if let Some(row) = committed {
         return Ok(Opened::Committed(row));
     }
@@ -84,9 +81,7 @@ impl SqliteDelivery {
                 rows => statement(&self.plan, rows),
             };
             let bound = arguments(&cells(&self.plan, batch)?, range.clone())?;
-            let done = sqlx::query_with(AssertSqlSafe(sql), bound)
-                .execute(&mut **transaction)
-                .await;
+            let done = sqlx::query_with(AssertSqlSafe(sql), bound).execute(&mut **transaction).await;
             let Err(error) = done else { continue };
             if !primary_code(&error).is_some_and(|code| ABOUT_A_ROW.contains(&code)) {
                 return Err(from_sqlx(ACTION, error));
@@ -94,11 +89,7 @@ impl SqliteDelivery {
             if range.len() == 1 {
                 let row = before + range.start as u64 + 1;
                 let table = self.plan.table.to_string();
-                return Err(Error::Row {
-                    table,
-                    row,
-                    message: error.to_string(),
-                });
+                return Err(Error::Row { table, row, message: error.to_string() });
             }
             let middle = range.start + range.len() / 2;
             waiting.push(middle..range.end);
@@ -166,10 +157,7 @@ impl Delivery for SqliteDelivery {
 
     async fn rollback(mut self: Box<Self>) -> Result<()> {
         match self.transaction.take() {
-            Some(open) => open
-                .rollback()
-                .await
-                .map_err(|error| from_sqlx("roll back", error)),
+            Some(open) => open.rollback().await.map_err(|error| from_sqlx("roll back", error)),
             None => Ok(()),
         }
     }
@@ -186,10 +174,7 @@ fn failed() -> Error {
 /// Ranges of rows of one statement each, the first on top.
 fn statements(rows: usize, rows_max: usize) -> Vec<Range<usize>> {
     let starts = (0..rows).step_by(rows_max);
-    starts
-        .rev()
-        .map(|start| start..(start + rows_max).min(rows))
-        .collect()
+    starts.rev().map(|start| start..(start + rows_max).min(rows)).collect()
 }
 
 fn statement(plan: &TablePlan, rows: usize) -> String {
@@ -199,9 +184,7 @@ fn statement(plan: &TablePlan, rows: usize) -> String {
     sql.push_str(&vec![one.as_str(); rows].join(","));
     if plan.mode == Mode::Upsert {
         let others = plan.columns.iter().filter(|c| !plan.key.contains(&c.name));
-        let sets: Vec<String> = others
-            .map(|c| format!("\"{0}\" = excluded.\"{0}\"", c.name))
-            .collect();
+        let sets: Vec<String> = others.map(|c| format!("\"{0}\" = excluded.\"{0}\"", c.name)).collect();
         let action = match sets.is_empty() {
             true => "NOTHING".to_owned(),
             false => format!("UPDATE SET {}", sets.join(", ")),
@@ -216,10 +199,8 @@ fn arguments(columns: &[Cells<'_>], rows: Range<usize>) -> Result<SqliteArgument
     let mut text = Vec::with_capacity(48);
     for row in rows {
         for column in columns {
-            push_argument(&mut bound, column.get(row), &mut text).map_err(|error| Error::Refused {
-                action: ACTION,
-                message: error.to_string(),
-            })?;
+            push_argument(&mut bound, column.get(row), &mut text)
+                .map_err(|error| Error::Refused { action: ACTION, message: error.to_string() })?;
         }
     }
     Ok(bound)

@@ -28,19 +28,13 @@ impl Fences {
     /// Raises a job's fence; refuses when it is higher already.
     pub(crate) fn raise(self: &Arc<Self>, key: &CommitKey) -> Result<Fence> {
         let mut raised = self.lock();
-        let entry = raised.entry(key.job_id.clone()).or_insert(Raised {
-            attempt: key.attempt,
-            holders: 0,
-        });
+        let entry = raised.entry(key.job_id.clone()).or_insert(Raised { attempt: key.attempt, holders: 0 });
         if entry.attempt > key.attempt {
             return Err(overtaken(key, entry.attempt));
         }
         entry.attempt = key.attempt;
         entry.holders += 1;
-        Ok(Fence {
-            fences: Arc::clone(self),
-            key: key.clone(),
-        })
+        Ok(Fence { fences: Arc::clone(self), key: key.clone() })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Raised>> {
@@ -72,9 +66,5 @@ impl Drop for Fence {
 
 /// The error of an attempt that a newer one overtook.
 pub(crate) fn overtaken(key: &CommitKey, newer: u32) -> Error {
-    Error::Fenced {
-        job_id: key.job_id.clone(),
-        attempt: key.attempt,
-        newer,
-    }
+    Error::Fenced { job_id: key.job_id.clone(), attempt: key.attempt, newer }
 }

@@ -24,11 +24,7 @@ const COLUMNS: &str = "job_id, sink, chunk, attempt, table_name, row_count, comm
 pub(crate) async fn raise_fence(connection: &mut SqliteConnection, key: &CommitKey) -> Result<()> {
     let sql = "INSERT INTO tidemill_fence (job_id, attempt) VALUES (?, ?) \
                ON CONFLICT (job_id) DO UPDATE SET attempt = max(attempt, excluded.attempt)";
-    let raised = sqlx::query(sql)
-        .bind(&key.job_id)
-        .bind(key.attempt)
-        .execute(&mut *connection)
-        .await;
+    let raised = sqlx::query(sql).bind(&key.job_id).bind(key.attempt).execute(&mut *connection).await;
     raised.map_err(|error| from_sqlx("raise the fence", error))?;
     check_fence(connection, key).await
 }
@@ -36,10 +32,7 @@ pub(crate) async fn raise_fence(connection: &mut SqliteConnection, key: &CommitK
 /// Refuses when a newer attempt raised the stored fence.
 pub(crate) async fn check_fence(connection: &mut SqliteConnection, key: &CommitKey) -> Result<()> {
     let sql = "SELECT attempt FROM tidemill_fence WHERE job_id = ?";
-    let stored = sqlx::query_scalar::<_, u32>(sql)
-        .bind(&key.job_id)
-        .fetch_one(connection)
-        .await;
+    let stored = sqlx::query_scalar::<_, u32>(sql).bind(&key.job_id).fetch_one(connection).await;
     match stored.map_err(|error| from_sqlx("check the fence", error))? {
         newer if newer > key.attempt => Err(overtaken(key, newer)),
         _ => Ok(()),
@@ -65,18 +58,13 @@ pub(crate) async fn write(
         .bind(i64::try_from(rows).unwrap_or(i64::MAX))
         .execute(connection)
         .await;
-    written
-        .map(drop)
-        .map_err(|error| from_sqlx("write the ledger", error))
+    written.map(drop).map_err(|error| from_sqlx("write the ledger", error))
 }
 
 /// The ledger row of a commit, by whichever attempt.
 pub(crate) async fn find(connection: &mut SqliteConnection, key: &CommitKey) -> Result<Option<LedgerRow>> {
     let sql = format!("SELECT {COLUMNS} FROM tidemill_ledger WHERE job_id = ? AND sink = ? AND chunk = ?");
-    let query = sqlx::query(AssertSqlSafe(sql))
-        .bind(&key.job_id)
-        .bind(&key.sink)
-        .bind(key.chunk);
+    let query = sqlx::query(AssertSqlSafe(sql)).bind(&key.job_id).bind(&key.sink).bind(key.chunk);
     let row = query.fetch_optional(connection).await.map_err(failed)?;
     row.map(|row| ledger_row(&row).map_err(failed)).transpose()
 }
@@ -84,11 +72,7 @@ pub(crate) async fn find(connection: &mut SqliteConnection, key: &CommitKey) -> 
 /// All ledger rows of a job.
 pub(crate) async fn of_job(pool: &SqlitePool, job_id: &str) -> Result<Vec<LedgerRow>> {
     let sql = format!("SELECT {COLUMNS} FROM tidemill_ledger WHERE job_id = ? ORDER BY sink, chunk");
-    let rows = sqlx::query(AssertSqlSafe(sql))
-        .bind(job_id)
-        .fetch_all(pool)
-        .await
-        .map_err(failed)?;
+    let rows = sqlx::query(AssertSqlSafe(sql)).bind(job_id).fetch_all(pool).await.map_err(failed)?;
     rows.iter().map(|row| ledger_row(row).map_err(failed)).collect()
 }
 
@@ -108,10 +92,5 @@ fn ledger_row(row: &SqliteRow) -> Result<LedgerRow, sqlx::Error> {
         attempt: row.try_get(3)?,
     };
     let rows = u64::try_from(row.try_get::<i64, _>(5)?).unwrap_or(0);
-    Ok(LedgerRow {
-        key,
-        table: row.try_get(4)?,
-        rows,
-        committed_at,
-    })
+    Ok(LedgerRow { key, table: row.try_get(4)?, rows, committed_at })
 }

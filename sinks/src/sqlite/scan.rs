@@ -32,11 +32,7 @@ pub(crate) async fn scan(
         found.map_err(|_| missing(format!("table `{table}` has no column `{name}`")))
     });
     let schema = Arc::new(Schema::new(fields.collect::<Result<Vec<Field>>>()?));
-    let names = if columns.is_empty() {
-        "1".to_owned()
-    } else {
-        quoted(columns.iter())
-    };
+    let names = if columns.is_empty() { "1".to_owned() } else { quoted(columns.iter()) };
     let sql = format!("SELECT {names} FROM \"{}\"", there.name);
     let (sender, mut receiver) = mpsc::channel(BATCHES_WAITING_MAX);
     tokio::spawn(read(pool.clone(), sql, schema, sender));

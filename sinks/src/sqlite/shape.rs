@@ -74,9 +74,7 @@ fn column_differences(plan: &TablePlan, column: &TableColumn, there: &ColumnTher
         ));
     }
     if column.nullable && !plan.key.contains(name) && !there.nullable {
-        found.push(format!(
-            "column `{name}` is NOT NULL, the pipeline may write null"
-        ));
+        found.push(format!("column `{name}` is NOT NULL, the pipeline may write null"));
     }
 }
 
@@ -90,10 +88,7 @@ fn key_differences(plan: &TablePlan, there: &TableThere, found: &mut Vec<String>
     let mut primary: Vec<String> = keyed.map(|c| c.name.to_lowercase()).collect();
     primary.sort();
     if primary.is_empty() {
-        found.push(format!(
-            "it has no primary key, the pipeline's key is ({})",
-            key.join(", ")
-        ));
+        found.push(format!("it has no primary key, the pipeline's key is ({})", key.join(", ")));
     } else if primary != key {
         found.push(format!(
             "its primary key is ({}), the pipeline's key is ({})",

@@ -66,8 +66,7 @@ fn get<'r, T>(row: &'r SqliteRow, index: usize) -> std::result::Result<Option<T>
 where
     T: sqlx::Decode<'r, sqlx::Sqlite> + sqlx::Type<sqlx::Sqlite>,
 {
-    row.try_get::<Option<T>, _>(index)
-        .map_err(|error| error.to_string())
+    row.try_get::<Option<T>, _>(index).map_err(|error| error.to_string())
 }
 
 fn push_text(builders: &mut Builders, index: usize, kind: &DataType, text: &str) -> Result<()> {
@@ -81,10 +80,7 @@ fn push_text(builders: &mut Builders, index: usize, kind: &DataType, text: &str)
     if taken {
         return Ok(());
     }
-    Err(missing(format!(
-        "column `{}` holds `{text}`, which is no {kind}",
-        builders.name(index)
-    )))
+    Err(missing(format!("column `{}` holds `{text}`, which is no {kind}", builders.name(index))))
 }
 
 fn parse_date(text: &str) -> Option<i32> {
@@ -120,13 +116,8 @@ mod tests {
     fn times_are_read_as_they_are_written_and_nothing_else_is() {
         assert_eq!(parse_time("1970-01-01T00:00:00Z"), Some(0));
         assert_eq!(parse_time("1970-01-02T00:00:00.000001Z"), Some(86_400_000_001));
-        for bad in [
-            "",
-            "1970-01-01",
-            "1970-01-01T00:00:00",
-            "1970-13-01T00:00:00Z",
-            "1970-01-01T00:00:00.1Z",
-        ] {
+        for bad in ["", "1970-01-01", "1970-01-01T00:00:00", "1970-13-01T00:00:00Z", "1970-01-01T00:00:00.1Z"]
+        {
             assert_eq!(parse_time(bad), None, "{bad}");
         }
     }

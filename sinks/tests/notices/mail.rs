@@ -25,16 +25,8 @@ fn variable(name: &str) -> String {
 
 fn server() -> SmtpSettings {
     let address = variable("TIDEMILL_TEST_SMTP");
-    let (host, port) = address
-        .trim_start_matches("smtp://")
-        .trim_end_matches('/')
-        .rsplit_once(':')
-        .unwrap();
-    SmtpSettings {
-        host: host.into(),
-        port: port.parse().unwrap(),
-        ..plain(0)
-    }
+    let (host, port) = address.trim_start_matches("smtp://").trim_end_matches('/').rsplit_once(':').unwrap();
+    SmtpSettings { host: host.into(), port: port.parse().unwrap(), ..plain(0) }
 }
 
 fn plain(port: u16) -> SmtpSettings {
@@ -61,10 +53,7 @@ fn protected(password: &str) -> SmtpSettings {
 }
 
 fn by_smtp(settings: SmtpSettings) -> Notifiers {
-    Notifiers {
-        mail: Arc::new(SmtpNotifier::new(settings).unwrap()),
-        ..nowhere()
-    }
+    Notifiers { mail: Arc::new(SmtpNotifier::new(settings).unwrap()), ..nowhere() }
 }
 
 /// A name that no other test uses.
@@ -76,32 +65,19 @@ fn unique(name: &str) -> String {
 /// The mails that the server took for this recipient, as they came.
 fn taken(recipient: &str) -> Vec<String> {
     let folder = variable("TIDEMILL_TEST_SMTP_MAILDIR");
-    mails(Path::new(&folder))
-        .into_iter()
-        .filter(|mail| mail.contains(&format!("To: {recipient}")))
-        .collect()
+    mails(Path::new(&folder)).into_iter().filter(|mail| mail.contains(&format!("To: {recipient}"))).collect()
 }
 
 fn mails(folder: &Path) -> Vec<String> {
-    let entries = std::fs::read_dir(folder)
-        .unwrap()
-        .map(|entry| entry.unwrap().path());
+    let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let finished = entries.filter(|path| path.extension().is_some_and(|extension| extension == "eml"));
-    finished
-        .map(|path| String::from_utf8(std::fs::read(path).unwrap()).unwrap())
-        .collect()
+    finished.map(|path| String::from_utf8(std::fs::read(path).unwrap()).unwrap()).collect()
 }
 
 /// The text part, decoded from quoted-printable.
 fn text(mail: &str) -> String {
     let part = mail.split_once("Content-Type: text/plain").unwrap().1;
-    let body = part
-        .split_once("\r\n\r\n")
-        .unwrap()
-        .1
-        .split_once("\r\n--=_")
-        .unwrap()
-        .0;
+    let body = part.split_once("\r\n\r\n").unwrap().1.split_once("\r\n--=_").unwrap().0;
     decoded(body)
 }
 
@@ -126,18 +102,8 @@ async fn tell(
     finished: &FinishedNotice,
     progress: &mut Progress,
 ) -> Result<(), NoticeError> {
-    let target = NoticeTarget::Email {
-        to: to.iter().map(|to| to.to_string()).collect(),
-    };
-    deliver(
-        notifiers,
-        &both_ends(target),
-        0,
-        finished,
-        &Bytes::new(),
-        progress,
-    )
-    .await
+    let target = NoticeTarget::Email { to: to.iter().map(|to| to.to_string()).collect() };
+    deliver(notifiers, &both_ends(target), 0, finished, &Bytes::new(), progress).await
 }
 
 #[tokio::test]
@@ -149,13 +115,9 @@ async fn a_mail_arrives_with_names_of_every_alphabet() {
         file_name: Some("Gehälter 東京 🦀.csv".into()),
         ..finished(&job)
     };
-    tell(&notifiers, &["{{ sender }}"], &finished, &mut Progress::default())
-        .await
-        .unwrap();
+    tell(&notifiers, &["{{ sender }}"], &finished, &mut Progress::default()).await.unwrap();
     let mails = taken(&format!("{name}@example.org"));
-    let [mail] = mails.as_slice() else {
-        panic!("{} mails", mails.len())
-    };
+    let [mail] = mails.as_slice() else { panic!("{} mails", mails.len()) };
     let text = text(mail);
     for expect in [
         "Gehälter 東京 🦀.csv was taken",
@@ -165,16 +127,8 @@ async fn a_mail_arrives_with_names_of_every_alphabet() {
     ] {
         assert!(text.contains(expect), "{expect:?} is not in\n{text}");
     }
-    assert!(
-        headers(mail).contains(&format!("Message-ID: <{job}.0.0@example.org>")),
-        "{}",
-        headers(mail)
-    );
-    assert!(
-        headers(mail).contains("Subject: hired_employees: =?utf-8?"),
-        "{}",
-        headers(mail)
-    );
+    assert!(headers(mail).contains(&format!("Message-ID: <{job}.0.0@example.org>")), "{}", headers(mail));
+    assert!(headers(mail).contains("Subject: hired_employees: =?utf-8?"), "{}", headers(mail));
 }
 
 #[tokio::test]
@@ -188,30 +142,14 @@ async fn a_sender_can_add_neither_recipient_nor_header_nor_part() {
         ..finished(&job)
     };
     let to = format!("{name}@example.org");
-    let error = tell(
-        &notifiers,
-        &["{{ sender }}", &to],
-        &finished,
-        &mut Progress::default(),
-    )
-    .await
-    .unwrap_err();
-    assert_eq!(
-        (error.retry(), error.blame()),
-        (Retry::Never, Blame::Author),
-        "{error}"
-    );
+    let error =
+        tell(&notifiers, &["{{ sender }}", &to], &finished, &mut Progress::default()).await.unwrap_err();
+    assert_eq!((error.retry(), error.blame()), (Retry::Never, Blame::Author), "{error}");
     assert!(!error.to_string().contains(['\r', '\n']), "{error:?}");
     let mails = taken(&to);
-    let [mail] = mails.as_slice() else {
-        panic!("{} mails", mails.len())
-    };
+    let [mail] = mails.as_slice() else { panic!("{} mails", mails.len()) };
     assert_eq!(mail.matches("X-Envelope-To").count(), 1);
-    assert!(
-        !headers(mail).lines().any(|line| line.starts_with("Bcc")),
-        "{}",
-        headers(mail)
-    );
+    assert!(!headers(mail).lines().any(|line| line.starts_with("Bcc")), "{}", headers(mail));
     assert_eq!(mail.matches("Content-Type: ").count(), 3, "{mail}");
     assert!(taken("victim@example.org").is_empty());
 }
@@ -239,9 +177,8 @@ async fn a_refused_recipient_is_final_and_keeps_no_other_from_its_mail() {
     let to = format!("{}@example.org", unique("ana"));
     let mut progress = Progress::default();
     for _ in 0..2 {
-        let error = tell(&notifiers, &["refuse@example.org", &to], &finished, &mut progress)
-            .await
-            .unwrap_err();
+        let error =
+            tell(&notifiers, &["refuse@example.org", &to], &finished, &mut progress).await.unwrap_err();
         assert_eq!(error.retry(), Retry::Never);
         let told = error.to_string();
         assert!(
@@ -259,14 +196,9 @@ async fn a_busy_recipient_is_tried_again_alone() {
     let to = format!("{}@example.org", unique("ana"));
     let mut progress = Progress::default();
     for _ in 0..2 {
-        let error = tell(&notifiers, &["later@example.org", &to], &finished, &mut progress)
-            .await
-            .unwrap_err();
-        assert_eq!(
-            (error.retry(), error.blame()),
-            (Retry::Later, Blame::World),
-            "{error}"
-        );
+        let error =
+            tell(&notifiers, &["later@example.org", &to], &finished, &mut progress).await.unwrap_err();
+        assert_eq!((error.retry(), error.blame()), (Retry::Later, Blame::World), "{error}");
         assert!(error.to_string().contains("451"), "{error}");
     }
     assert_eq!(taken(&to).len(), 1);
@@ -276,19 +208,9 @@ async fn a_busy_recipient_is_tried_again_alone() {
 #[tokio::test]
 async fn a_recipient_that_the_server_cannot_name_is_refused() {
     let notifiers = by_smtp(server());
-    let sent = tell(
-        &notifiers,
-        &["josé@example.org"],
-        &finished("job"),
-        &mut Progress::default(),
-    )
-    .await;
+    let sent = tell(&notifiers, &["josé@example.org"], &finished("job"), &mut Progress::default()).await;
     let error = sent.unwrap_err();
-    assert_eq!(
-        (error.retry(), error.blame()),
-        (Retry::Never, Blame::Author),
-        "{error}"
-    );
+    assert_eq!((error.retry(), error.blame()), (Retry::Never, Blame::Author), "{error}");
     assert!(error.to_string().contains("josé@example.org"), "{error}");
 }
 
@@ -297,29 +219,14 @@ async fn a_login_goes_over_a_protected_connection() {
     let to = format!("{}@example.org", unique("login"));
     let settings = protected(&variable("TIDEMILL_TEST_SMTP_PASSWORD"));
     SmtpNotifier::new(settings.clone()).unwrap().ping().await.unwrap();
-    tell(
-        &by_smtp(settings),
-        &[&to],
-        &finished("job"),
-        &mut Progress::default(),
-    )
-    .await
-    .unwrap();
+    tell(&by_smtp(settings), &[&to], &finished("job"), &mut Progress::default()).await.unwrap();
     assert_eq!(taken(&to).len(), 1);
 }
 
 #[tokio::test]
 async fn a_wrong_password_waits_for_the_operator_and_is_not_told() {
-    let error = SmtpNotifier::new(protected("wr0ng-pa55"))
-        .unwrap()
-        .ping()
-        .await
-        .unwrap_err();
-    assert_eq!(
-        (error.retry(), error.blame()),
-        (Retry::Later, Blame::Operator),
-        "{error}"
-    );
+    let error = SmtpNotifier::new(protected("wr0ng-pa55")).unwrap().ping().await.unwrap_err();
+    assert_eq!((error.retry(), error.blame()), (Retry::Later, Blame::Operator), "{error}");
     assert!(error.to_string().contains("535"), "{error}");
     assert!(!format!("{error} {error:?}").contains("wr0ng-pa55"));
 }
@@ -327,18 +234,9 @@ async fn a_wrong_password_waits_for_the_operator_and_is_not_told() {
 #[tokio::test]
 async fn a_certificate_that_is_not_trusted_gets_no_mail_and_no_password() {
     let to = format!("{}@example.org", unique("untrusted"));
-    let untrusted = SmtpSettings {
-        ca_file: None,
-        ..protected("pw")
-    };
-    let error = tell(
-        &by_smtp(untrusted),
-        &[&to],
-        &finished("job"),
-        &mut Progress::default(),
-    )
-    .await
-    .unwrap_err();
+    let untrusted = SmtpSettings { ca_file: None, ..protected("pw") };
+    let error =
+        tell(&by_smtp(untrusted), &[&to], &finished("job"), &mut Progress::default()).await.unwrap_err();
     assert_eq!(error.retry(), Retry::Later);
     assert!(error.to_string().contains("certificate"), "{error}");
     assert!(taken(&to).is_empty());
@@ -358,16 +256,9 @@ async fn a_server_without_the_protection_asked_for_gets_no_mail() {
         while stream.read_line(&mut heard).await.unwrap_or(0) > 0 {}
         heard
     });
-    let settings = SmtpSettings {
-        tls: SmtpTls::Starttls,
-        ..plain(port)
-    };
+    let settings = SmtpSettings { tls: SmtpTls::Starttls, ..plain(port) };
     let error = SmtpNotifier::new(settings).unwrap().ping().await.unwrap_err();
-    assert_eq!(
-        (error.retry(), error.blame()),
-        (Retry::Later, Blame::Operator),
-        "{error}"
-    );
+    assert_eq!((error.retry(), error.blame()), (Retry::Later, Blame::Operator), "{error}");
     assert!(error.to_string().contains("STARTTLS"), "{error}");
     let heard = plain_server.await.unwrap();
     assert!(heard.starts_with("EHLO") && !heard.contains("MAIL"), "{heard}");
@@ -375,32 +266,16 @@ async fn a_server_without_the_protection_asked_for_gets_no_mail() {
 
 #[tokio::test]
 async fn a_server_that_is_away_or_silent_is_tried_later() {
-    let closed = std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port();
+    let closed = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let notifiers = by_smtp(plain(closed));
-    let error = tell(
-        &notifiers,
-        &["a@example.org"],
-        &finished("job"),
-        &mut Progress::default(),
-    )
-    .await
-    .unwrap_err();
-    assert_eq!(
-        (error.retry(), error.blame()),
-        (Retry::Later, Blame::World),
-        "{error}"
-    );
+    let error =
+        tell(&notifiers, &["a@example.org"], &finished("job"), &mut Progress::default()).await.unwrap_err();
+    assert_eq!((error.retry(), error.blame()), (Retry::Later, Blame::World), "{error}");
     assert!(error.to_string().contains(&closed.to_string()), "{error}");
 
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let settings = SmtpSettings {
-        timeout: Duration::from_millis(300),
-        ..plain(silent.local_addr().unwrap().port())
-    };
+    let settings =
+        SmtpSettings { timeout: Duration::from_millis(300), ..plain(silent.local_addr().unwrap().port()) };
     let begun = Instant::now();
     let error = SmtpNotifier::new(settings).unwrap().ping().await.unwrap_err();
     assert_eq!(error.retry(), Retry::Later, "{error}");
@@ -411,27 +286,9 @@ async fn a_server_that_is_away_or_silent_is_tried_later() {
 fn wrong_settings_are_refused_before_anything_is_sent() {
     let password = || Some(SecretString::from("pw"));
     let cases = [
-        (
-            SmtpSettings {
-                from: "tidemill".into(),
-                ..plain(25)
-            },
-            "not a mail address",
-        ),
-        (
-            SmtpSettings {
-                user: Some("u".into()),
-                ..plain(25)
-            },
-            "no password",
-        ),
-        (
-            SmtpSettings {
-                password: password(),
-                ..plain(25)
-            },
-            "no user",
-        ),
+        (SmtpSettings { from: "tidemill".into(), ..plain(25) }, "not a mail address"),
+        (SmtpSettings { user: Some("u".into()), ..plain(25) }, "no password"),
+        (SmtpSettings { password: password(), ..plain(25) }, "no user"),
         (
             SmtpSettings {
                 host: "mx.example.org".into(),
@@ -442,11 +299,7 @@ fn wrong_settings_are_refused_before_anything_is_sent() {
             "readable on the way",
         ),
         (
-            SmtpSettings {
-                tls: SmtpTls::Implicit,
-                ca_file: Some("/nowhere/ca.pem".into()),
-                ..plain(25)
-            },
+            SmtpSettings { tls: SmtpTls::Implicit, ca_file: Some("/nowhere/ca.pem".into()), ..plain(25) },
             "/nowhere/ca.pem",
         ),
     ];
@@ -463,23 +316,12 @@ async fn an_outbox_gets_each_mail_once_as_a_file() {
     let outbox = folder.path().join("outbox");
     let mail = Arc::new(FileNotifier::new(&outbox, "tidemill@example.org").unwrap());
     mail.ping().await.unwrap();
-    let addressing = Addressing {
-        default_domain: Some("example.org".into()),
-    };
-    let notifiers = Notifiers {
-        mail,
-        addressing,
-        ..nowhere()
-    };
+    let addressing = Addressing { default_domain: Some("example.org".into()) };
+    let notifiers = Notifiers { mail, addressing, ..nowhere() };
     for _ in 0..2 {
-        tell(
-            &notifiers,
-            &["{{ sender }}", "ops@example.org"],
-            &finished("job-1"),
-            &mut Progress::default(),
-        )
-        .await
-        .unwrap();
+        tell(&notifiers, &["{{ sender }}", "ops@example.org"], &finished("job-1"), &mut Progress::default())
+            .await
+            .unwrap();
     }
     let mut names: Vec<_> = std::fs::read_dir(&outbox)
         .unwrap()
@@ -500,37 +342,18 @@ async fn an_outbox_that_cannot_be_written_waits_for_the_operator() {
     let mail = Arc::new(FileNotifier::new(&taken, "tidemill@example.org").unwrap());
     assert!(mail.ping().await.is_err());
     let notifiers = Notifiers { mail, ..nowhere() };
-    let error = tell(
-        &notifiers,
-        &["a@example.org"],
-        &finished("job"),
-        &mut Progress::default(),
-    )
-    .await
-    .unwrap_err();
-    assert_eq!(
-        (error.retry(), error.blame()),
-        (Retry::Later, Blame::Operator),
-        "{error}"
-    );
+    let error =
+        tell(&notifiers, &["a@example.org"], &finished("job"), &mut Progress::default()).await.unwrap_err();
+    assert_eq!((error.retry(), error.blame()), (Retry::Later, Blame::Operator), "{error}");
     assert!(error.to_string().contains("outbox"), "{error}");
 }
 
 #[tokio::test]
 async fn a_notice_for_the_other_end_of_a_job_is_not_sent() {
-    let target = NoticeTarget::Email {
-        to: vec!["a@example.org".into()],
-    };
+    let target = NoticeTarget::Email { to: vec!["a@example.org".into()] };
     let mut notice = both_ends(target);
     notice.on.success = false;
-    let sent = deliver(
-        &nowhere(),
-        &notice,
-        0,
-        &finished("job"),
-        &Bytes::new(),
-        &mut Progress::default(),
-    )
-    .await;
+    let sent =
+        deliver(&nowhere(), &notice, 0, &finished("job"), &Bytes::new(), &mut Progress::default()).await;
     sent.unwrap();
 }

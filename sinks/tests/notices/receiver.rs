@@ -73,13 +73,8 @@ async fn serve(mut stream: TcpStream, answer: Option<Vec<u8>>, sender: mpsc::Sen
         }
     };
     let head = String::from_utf8(bytes[..end].to_vec()).unwrap();
-    let mut request = Request {
-        head,
-        body: bytes[end + 4..].to_vec(),
-    };
-    let length: usize = request
-        .header("content-length")
-        .map_or(0, |length| length.parse().unwrap());
+    let mut request = Request { head, body: bytes[end + 4..].to_vec() };
+    let length: usize = request.header("content-length").map_or(0, |length| length.parse().unwrap());
     while request.body.len() < length {
         if stream.read_buf(&mut request.body).await.unwrap_or(0) == 0 {
             return;

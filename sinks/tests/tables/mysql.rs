@@ -40,20 +40,9 @@ async fn killed_in_mid_load(place: &Place) {
         Err(error) => Err(error),
     };
     let failed = error(ended);
-    assert!(
-        matches!(
-            failed,
-            Error::Unavailable {
-                retry: Retry::Later,
-                ..
-            }
-        ),
-        "{failed}"
-    );
+    assert!(matches!(failed, Error::Unavailable { retry: Retry::Later, .. }), "{failed}");
     assert_eq!(everybody(sink).await, owned(&[]));
-    attempt(sink, &wanted, &key("job", 2), &[folk(&[(1, "a")])])
-        .await
-        .unwrap();
+    attempt(sink, &wanted, &key("job", 2), &[folk(&[(1, "a")])]).await.unwrap();
     assert_eq!(everybody(sink).await, owned(&[(1, "a")]));
 }
 
@@ -72,9 +61,7 @@ async fn a_lost_answer_to_commit_is_settled_by_the_ledger() {
         let wanted = people(Mode::Append);
         place.sink.ensure(&wanted).await.unwrap();
         let sink = through_a_proxy(place, Commit::AnswerLost).await;
-        let row = attempt(&sink, &wanted, &key("job", 1), &[folk(&[(1, "a")])])
-            .await
-            .unwrap();
+        let row = attempt(&sink, &wanted, &key("job", 1), &[folk(&[(1, "a")])]).await.unwrap();
         assert_eq!(place.sink.ledger("job").await.unwrap(), [row]);
         assert_eq!(everybody(&*place.sink).await, owned(&[(1, "a")]));
     })
@@ -90,9 +77,7 @@ async fn a_commit_that_never_arrived_is_told_as_not_done() {
         let failed = error(attempt(&sink, &wanted, &key("job", 1), &[folk(&[(1, "a")])]).await);
         assert_eq!(failed.retry(), Retry::Later, "{failed}");
         assert_eq!(everybody(&*place.sink).await, owned(&[]));
-        attempt(&sink, &wanted, &key("job", 2), &[folk(&[(1, "a")])])
-            .await
-            .unwrap();
+        attempt(&sink, &wanted, &key("job", 2), &[folk(&[(1, "a")])]).await.unwrap();
         assert_eq!(everybody(&*place.sink).await, owned(&[(1, "a")]));
     })
     .await;
@@ -116,37 +101,18 @@ async fn of_two_deliveries_of_one_commit_one_is_dropped() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rows_that_another_transaction_holds_are_tried_again_now() {
-    let limits = SinkLimits {
-        lock_wait_seconds: 1,
-        ..limits(false)
-    };
+    let limits = SinkLimits { lock_wait_seconds: 1, ..limits(false) };
     on_mysql_with(limits, async |place| {
         let (sink, wanted) = (&*place.sink, people(Mode::Upsert));
         sink.ensure(&wanted).await.unwrap();
-        deliver(sink, &wanted, "before", &[folk(&[(1, "a")])])
-            .await
-            .unwrap();
+        deliver(sink, &wanted, "before", &[folk(&[(1, "a")])]).await.unwrap();
         let mut other = place.other().await;
         other.query_drop("START TRANSACTION").await.unwrap();
-        other
-            .query_drop("UPDATE people SET name = 'held' WHERE id = 1")
-            .await
-            .unwrap();
+        other.query_drop("UPDATE people SET name = 'held' WHERE id = 1").await.unwrap();
         let held = error(attempt(sink, &wanted, &key("job", 1), &[folk(&[(1, "b")])]).await);
-        assert!(
-            matches!(
-                held,
-                Error::Unavailable {
-                    retry: Retry::Now,
-                    ..
-                }
-            ),
-            "{held}"
-        );
+        assert!(matches!(held, Error::Unavailable { retry: Retry::Now, .. }), "{held}");
         other.query_drop("ROLLBACK").await.unwrap();
-        attempt(sink, &wanted, &key("job", 2), &[folk(&[(1, "b")])])
-            .await
-            .unwrap();
+        attempt(sink, &wanted, &key("job", 2), &[folk(&[(1, "b")])]).await.unwrap();
         assert_eq!(everybody(sink).await, owned(&[(1, "b")]));
     })
     .await;
@@ -164,10 +130,7 @@ async fn a_delivery_waits_while_the_server_is_behind() {
         let rows: Vec<(i64, &str)> = (0..8_192).map(|id| (id, text.as_str())).collect();
         let batch = folk(&rows);
         let mut written = 0;
-        while tokio::time::timeout(Duration::from_secs(2), delivery.write(batch.clone()))
-            .await
-            .is_ok()
-        {
+        while tokio::time::timeout(Duration::from_secs(2), delivery.write(batch.clone())).await.is_ok() {
             written += 1;
             assert!(written < 64, "64 batches of half a megabyte wait in memory");
         }
@@ -179,23 +142,14 @@ async fn a_delivery_waits_while_the_server_is_behind() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_check_of_the_table_names_the_row_that_it_refuses() {
     on_mysql(true, async |place| {
-        for (mode, job) in [
-            (Mode::Append, "append"),
-            (Mode::Upsert, "upsert"),
-            (Mode::Replace, "replace"),
-        ] {
+        for (mode, job) in [(Mode::Append, "append"), (Mode::Upsert, "upsert"), (Mode::Replace, "replace")] {
             let (sink, wanted) = (&*place.sink, people(mode));
             place.run("DROP TABLE IF EXISTS people").await;
             sink.ensure(&wanted).await.unwrap();
-            place
-                .run("ALTER TABLE people ADD CONSTRAINT c CHECK (name <> 'bad')")
-                .await;
-            deliver(sink, &wanted, &format!("{job} before"), &[folk(&[(0, "a")])])
-                .await
-                .unwrap();
-            let rows: Vec<(i64, &str)> = (1..2_000)
-                .map(|id| (id, if id == 1_234 { "bad" } else { "good" }))
-                .collect();
+            place.run("ALTER TABLE people ADD CONSTRAINT c CHECK (name <> 'bad')").await;
+            deliver(sink, &wanted, &format!("{job} before"), &[folk(&[(0, "a")])]).await.unwrap();
+            let rows: Vec<(i64, &str)> =
+                (1..2_000).map(|id| (id, if id == 1_234 { "bad" } else { "good" })).collect();
             let first = error(attempt(sink, &wanted, &key(job, 1), &[folk(&rows)]).await);
             assert_eq!(first.retry(), Retry::Now, "{first}");
             let second = error(attempt(sink, &wanted, &key(job, 2), &[folk(&rows)]).await);
@@ -210,39 +164,15 @@ async fn a_check_of_the_table_names_the_row_that_it_refuses() {
 async fn tables_that_would_change_rows_are_refused() {
     on_mysql(true, async |place| {
         for (table, words) in [
-            (
-                "(id BIGINT PRIMARY KEY, name VARCHAR(50)) ENGINE=MyISAM",
-                "which has no transactions",
-            ),
-            (
-                "(id BIGINT PRIMARY KEY, name VARCHAR(49))",
-                "column `name` is varchar(49)",
-            ),
+            ("(id BIGINT PRIMARY KEY, name VARCHAR(50)) ENGINE=MyISAM", "which has no transactions"),
+            ("(id BIGINT PRIMARY KEY, name VARCHAR(49))", "column `name` is varchar(49)"),
             ("(id INT PRIMARY KEY, name VARCHAR(50))", "column `id` is int"),
-            (
-                "(id BIGINT UNSIGNED PRIMARY KEY, name VARCHAR(50))",
-                "column `id` is bigint",
-            ),
-            (
-                "(id BIGINT PRIMARY KEY, name CHAR(50))",
-                "column `name` is char(50)",
-            ),
-            (
-                "(id BIGINT PRIMARY KEY, name VARCHAR(50) NOT NULL)",
-                "column `name` is NOT NULL",
-            ),
-            (
-                "(id BIGINT PRIMARY KEY, name VARCHAR(50) CHARACTER SET latin1)",
-                "character set latin1",
-            ),
-            (
-                "(id BIGINT PRIMARY KEY, name VARCHAR(50) UNIQUE)",
-                "unique index `name`",
-            ),
-            (
-                "(id BIGINT PRIMARY KEY, name VARCHAR(50) AS ('x'))",
-                "is generated",
-            ),
+            ("(id BIGINT UNSIGNED PRIMARY KEY, name VARCHAR(50))", "column `id` is bigint"),
+            ("(id BIGINT PRIMARY KEY, name CHAR(50))", "column `name` is char(50)"),
+            ("(id BIGINT PRIMARY KEY, name VARCHAR(50) NOT NULL)", "column `name` is NOT NULL"),
+            ("(id BIGINT PRIMARY KEY, name VARCHAR(50) CHARACTER SET latin1)", "character set latin1"),
+            ("(id BIGINT PRIMARY KEY, name VARCHAR(50) UNIQUE)", "unique index `name`"),
+            ("(id BIGINT PRIMARY KEY, name VARCHAR(50) AS ('x'))", "is generated"),
             ("(id BIGINT, name VARCHAR(50))", "it has no primary key"),
         ] {
             place.run("DROP TABLE IF EXISTS people").await;
@@ -251,9 +181,7 @@ async fn tables_that_would_change_rows_are_refused() {
             assert!(refused.contains(words), "{table}: {refused}");
         }
         place.run("DROP TABLE people").await;
-        place
-            .run("CREATE VIEW people AS SELECT 1 AS id, 'x' AS name")
-            .await;
+        place.run("CREATE VIEW people AS SELECT 1 AS id, 'x' AS name").await;
         let refused = error(place.sink.ensure(&people(Mode::Upsert)).await).to_string();
         assert!(refused.contains("it is a view"), "{refused}");
     })
@@ -263,15 +191,10 @@ async fn tables_that_would_change_rows_are_refused() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_text_key_that_ignores_case_is_refused() {
     on_mysql(true, async |place| {
-        place
-            .run("CREATE TABLE people (name VARCHAR(50) COLLATE utf8mb4_general_ci PRIMARY KEY)")
-            .await;
+        place.run("CREATE TABLE people (name VARCHAR(50) COLLATE utf8mb4_general_ci PRIMARY KEY)").await;
         let wanted = crate::rows::plan(Mode::Upsert, vec![text("name", 50)], &["name"]);
         let refused = error(place.sink.ensure(&wanted).await).to_string();
-        assert!(
-            refused.contains("under which different texts are equal"),
-            "{refused}"
-        );
+        assert!(refused.contains("under which different texts are equal"), "{refused}");
     })
     .await;
 }
@@ -295,11 +218,8 @@ async fn tables_of_others_are_read_with_the_types_that_hold_them() {
         let table = "theirs".parse().unwrap();
         let schema = place.sink.schema(&table).await.unwrap().unwrap();
         let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-        let kinds: Vec<_> = schema
-            .fields()
-            .iter()
-            .map(|f| (f.name().as_str(), f.data_type().clone()))
-            .collect();
+        let kinds: Vec<_> =
+            schema.fields().iter().map(|f| (f.name().as_str(), f.data_type().clone())).collect();
         let expected = [
             ("a", DataType::Int64),
             ("b", DataType::Int64),
@@ -327,18 +247,8 @@ async fn tables_of_others_are_read_with_the_types_that_hold_them() {
             .collect();
         let first = "1356998401000000";
         let second = "1356998402000000";
-        let expected = [
-            "-1",
-            "65535",
-            "18446744073709551615",
-            "0.5",
-            "-1.500",
-            "abc",
-            "y",
-            first,
-            "true",
-            second,
-        ];
+        let expected =
+            ["-1", "65535", "18446744073709551615", "0.5", "-1.500", "abc", "y", first, "true", second];
         assert_eq!(shown, expected);
     })
     .await;
@@ -347,15 +257,10 @@ async fn tables_of_others_are_read_with_the_types_that_hold_them() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_no_date_is_told_when_it_is_read() {
     on_mysql(true, async |place| {
-        place
-            .run("CREATE TABLE people (id BIGINT PRIMARY KEY, name DATE)")
-            .await;
+        place.run("CREATE TABLE people (id BIGINT PRIMARY KEY, name DATE)").await;
         let mut other = place.other().await;
         other.query_drop("SET sql_mode = ''").await.unwrap();
-        other
-            .query_drop("INSERT INTO people VALUES (1, '0000-00-00')")
-            .await
-            .unwrap();
+        other.query_drop("INSERT INTO people VALUES (1, '0000-00-00')").await.unwrap();
         use futures::TryStreamExt;
         let table = people(Mode::Append).table;
         let scan = place.sink.scan(&table, &["name".parse().unwrap()]).await.unwrap();
@@ -387,9 +292,7 @@ async fn ten_deliveries_leave_no_connection_behind() {
         let wanted = people(Mode::Upsert);
         place.sink.ensure(&wanted).await.unwrap();
         for job in 0..10 {
-            deliver(&*place.sink, &wanted, &format!("job{job}"), &[folk(&[(1, "a")])])
-                .await
-                .unwrap();
+            deliver(&*place.sink, &wanted, &format!("job{job}"), &[folk(&[(1, "a")])]).await.unwrap();
         }
         let mut other = place.other().await;
         let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE db = DATABASE()";

@@ -11,38 +11,21 @@ use tidemill_pipelines::{ColumnName, Mode, Retry, TableName};
 use tidemill_sinks::{CommitKey, Delivery, Error, LedgerRow, Opened, Result, Sink, TableColumn, TablePlan};
 
 pub fn column(name: &str, kind: DataType) -> TableColumn {
-    TableColumn {
-        name: name.parse().unwrap(),
-        kind,
-        nullable: true,
-        max_length: None,
-    }
+    TableColumn { name: name.parse().unwrap(), kind, nullable: true, max_length: None }
 }
 
 pub fn text(name: &str, max_length: u32) -> TableColumn {
-    TableColumn {
-        max_length: Some(max_length),
-        ..column(name, DataType::Utf8)
-    }
+    TableColumn { max_length: Some(max_length), ..column(name, DataType::Utf8) }
 }
 
 pub fn plan(mode: Mode, columns: Vec<TableColumn>, key: &[&str]) -> TablePlan {
     let key = key.iter().map(|name| name.parse().unwrap()).collect();
-    TablePlan {
-        table: "people".parse().unwrap(),
-        columns,
-        key,
-        mode,
-    }
+    TablePlan { table: "people".parse().unwrap(), columns, key, mode }
 }
 
 /// The table `people (id, name)`, keyed by `id`.
 pub fn people(mode: Mode) -> TablePlan {
-    plan(
-        mode,
-        vec![column("id", DataType::Int64), text("name", 50)],
-        &["id"],
-    )
+    plan(mode, vec![column("id", DataType::Int64), text("name", 50)], &["id"])
 }
 
 pub fn schema(plan: &TablePlan) -> SchemaRef {
@@ -55,10 +38,7 @@ pub fn schema(plan: &TablePlan) -> SchemaRef {
 
 /// A batch of the plan's columns; nullability as in the plan, so that a test can break it.
 pub fn batch(plan: &TablePlan, arrays: Vec<ArrayRef>) -> RecordBatch {
-    let fields = plan
-        .columns
-        .iter()
-        .map(|c| Field::new(c.name.as_str(), c.kind.clone(), true));
+    let fields = plan.columns.iter().map(|c| Field::new(c.name.as_str(), c.kind.clone(), true));
     RecordBatch::try_new(Arc::new(Schema::new(fields.collect::<Vec<_>>())), arrays).unwrap()
 }
 
@@ -70,12 +50,7 @@ pub fn folk(rows: &[(i64, &str)]) -> RecordBatch {
 }
 
 pub fn key(job: &str, attempt: u32) -> CommitKey {
-    CommitKey {
-        job_id: job.to_owned(),
-        sink: "people".to_owned(),
-        chunk: 0,
-        attempt,
-    }
+    CommitKey { job_id: job.to_owned(), sink: "people".to_owned(), chunk: 0, attempt }
 }
 
 pub async fn begin(sink: &dyn Sink, plan: &TablePlan, key: &CommitKey) -> Result<Box<dyn Delivery>> {
@@ -120,13 +95,7 @@ pub async fn deliver(
 
 /// All rows of these columns.
 pub async fn read(sink: &dyn Sink, table: &TableName, columns: &[ColumnName]) -> RecordBatch {
-    let batches: Vec<RecordBatch> = sink
-        .scan(table, columns)
-        .await
-        .unwrap()
-        .try_collect()
-        .await
-        .unwrap();
+    let batches: Vec<RecordBatch> = sink.scan(table, columns).await.unwrap().try_collect().await.unwrap();
     match batches.first() {
         Some(first) => concat_batches(&first.schema(), &batches).unwrap(),
         None => RecordBatch::new_empty(Arc::new(Schema::empty())),
@@ -141,13 +110,9 @@ pub async fn everybody(sink: &dyn Sink) -> Vec<(i64, String)> {
     if rows.num_rows() == 0 {
         return Vec::new();
     }
-    let (ids, names) = (
-        rows.column(0).as_primitive::<Int64Type>(),
-        rows.column(1).as_string::<i32>(),
-    );
-    let mut all: Vec<_> = (0..rows.num_rows())
-        .map(|row| (ids.value(row), names.value(row).to_owned()))
-        .collect();
+    let (ids, names) = (rows.column(0).as_primitive::<Int64Type>(), rows.column(1).as_string::<i32>());
+    let mut all: Vec<_> =
+        (0..rows.num_rows()).map(|row| (ids.value(row), names.value(row).to_owned())).collect();
     all.sort();
     all
 }

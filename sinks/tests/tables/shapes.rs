@@ -19,10 +19,7 @@ pub async fn a_missing_table_is_planned_then_made_then_fits(place: &Place) {
             column("price", DataType::Decimal128(38, 10)),
             column("good", DataType::Boolean),
             column("day", DataType::Date32),
-            column(
-                "at",
-                DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
-            ),
+            column("at", DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))),
         ],
         &["code", "id"],
     );
@@ -30,19 +27,12 @@ pub async fn a_missing_table_is_planned_then_made_then_fits(place: &Place) {
         panic!("a table is there in an empty database");
     };
     assert!(ddl.starts_with("CREATE TABLE"), "{ddl}");
-    assert_eq!(
-        place.sink.schema(&plan.table).await.unwrap(),
-        None,
-        "inspecting made a table"
-    );
+    assert_eq!(place.sink.schema(&plan.table).await.unwrap(), None, "inspecting made a table");
     place.sink.ensure(&plan).await.unwrap();
     place.sink.ensure(&plan).await.unwrap();
     assert_eq!(place.sink.inspect(&plan).await.unwrap(), TableState::Fits);
     assert_eq!(place.sink.schema(&plan.table).await.unwrap(), Some(schema(&plan)));
-    assert_eq!(
-        place.sink.tables().await.unwrap(),
-        [(plan.table.clone(), schema(&plan))]
-    );
+    assert_eq!(place.sink.tables().await.unwrap(), [(plan.table.clone(), schema(&plan))]);
 }
 
 pub async fn a_table_of_another_shape_is_refused_with_every_difference(place: &Place) {
@@ -64,9 +54,7 @@ pub async fn a_table_of_another_shape_is_refused_with_every_difference(place: &P
         "column `name` is bigint",
         "primary key is (other), the pipeline's key is (id)",
     ] {
-        let found = differences
-            .iter()
-            .any(|d| d.to_lowercase().contains(&part.to_lowercase()));
+        let found = differences.iter().any(|d| d.to_lowercase().contains(&part.to_lowercase()));
         assert!(found, "no `{part}` in {differences:?}");
     }
     let TableState::Differs(inspected) = place.sink.inspect(&wanted).await.unwrap() else {
@@ -89,10 +77,7 @@ pub async fn a_plan_that_cannot_be_a_table_is_refused(place: &Place) {
     assert!(message.contains("column `NAME` is there twice"), "{message}");
 
     let strange = plan(Mode::Append, vec![column("a", DataType::Binary)], &[]);
-    assert!(matches!(
-        place.sink.inspect(&strange).await,
-        Err(Error::Type { .. })
-    ));
+    assert!(matches!(place.sink.inspect(&strange).await, Err(Error::Type { .. })));
 
     let shorter = plan(Mode::Append, vec![text("name", 10)], &[]);
     place.sink.ensure(&shorter).await.unwrap();
@@ -104,17 +89,11 @@ pub async fn a_plan_that_cannot_be_a_table_is_refused(place: &Place) {
 pub async fn extra_columns_are_left_alone_by_an_upsert(place: &Place) {
     let wanted = people(Mode::Upsert);
     place.sink.ensure(&wanted).await.unwrap();
-    place
-        .run("ALTER TABLE people ADD COLUMN remark INT DEFAULT 7")
-        .await;
+    place.run("ALTER TABLE people ADD COLUMN remark INT DEFAULT 7").await;
     assert_eq!(place.sink.inspect(&wanted).await.unwrap(), TableState::Fits);
-    deliver(&*place.sink, &wanted, "first", &[folk(&[(1, "a")])])
-        .await
-        .unwrap();
+    deliver(&*place.sink, &wanted, "first", &[folk(&[(1, "a")])]).await.unwrap();
     place.run("UPDATE people SET remark = 42").await;
-    deliver(&*place.sink, &wanted, "second", &[folk(&[(1, "b"), (2, "c")])])
-        .await
-        .unwrap();
+    deliver(&*place.sink, &wanted, "second", &[folk(&[(1, "b"), (2, "c")])]).await.unwrap();
     let remark = "remark".parse().unwrap();
     let rows = crate::rows::read(&*place.sink, &wanted.table, &[remark]).await;
     let remarks: &arrow::array::Int64Array = rows.column(0).as_any().downcast_ref().unwrap();

@@ -32,10 +32,7 @@ impl Place {
                 use sqlx::Connection;
                 let url = format!("sqlite:{}", path.display());
                 let mut connection = sqlx::SqliteConnection::connect(&url).await.unwrap();
-                sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned()))
-                    .execute(&mut connection)
-                    .await
-                    .unwrap();
+                sqlx::raw_sql(sqlx::AssertSqlSafe(sql.to_owned())).execute(&mut connection).await.unwrap();
                 connection.close().await.unwrap();
             }
         }
@@ -49,12 +46,7 @@ fn server_url() -> String {
 
 /// Limits that keep a test that hangs short.
 pub fn limits(local_infile: bool) -> SinkLimits {
-    SinkLimits {
-        local_infile,
-        lock_wait_seconds: 20,
-        statement_timeout_seconds: 60,
-        ..SinkLimits::default()
-    }
+    SinkLimits { local_infile, lock_wait_seconds: 20, statement_timeout_seconds: 60, ..SinkLimits::default() }
 }
 
 pub async fn on_mysql(local_infile: bool, test: impl AsyncFnOnce(&Place)) {
@@ -73,11 +65,7 @@ pub async fn on_mysql_with(limits: SinkLimits, test: impl AsyncFnOnce(&Place)) {
     }
     let sink = MySqlSink::connect(&url, limits).await.unwrap();
     sink.migrate().await.unwrap();
-    let place = Place {
-        sink: Arc::new(sink.clone()),
-        url,
-        path: None,
-    };
+    let place = Place { sink: Arc::new(sink.clone()), url, path: None };
     let ended = AssertUnwindSafe(test(&place)).catch_unwind().await;
     drop(place);
     sink.close().await;
@@ -104,11 +92,7 @@ pub async fn on_sqlite(test: impl AsyncFnOnce(&Place)) {
     let path = folder.path().join("tables.db");
     let sink = SqliteSink::open_with(&path, limits(true)).await.unwrap();
     let url = format!("sqlite:{}", path.display());
-    let place = Place {
-        sink: Arc::new(sink.clone()),
-        url,
-        path: Some(path),
-    };
+    let place = Place { sink: Arc::new(sink.clone()), url, path: Some(path) };
     test(&place).await;
     drop(place);
     sink.close().await;

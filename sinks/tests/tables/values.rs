@@ -47,36 +47,15 @@ fn extremes() -> Vec<ArrayRef> {
     let most = 10i128.pow(38) - 1;
     let long = "🌊é\\".repeat(30_000);
     let midnight = |day: i32| Some(i64::from(day) * DAY_MICROS);
-    let texts = [
-        "",
-        "NULL",
-        "\\N",
-        "\\",
-        "a\tb",
-        "a\nb\r\n",
-        "nul\0nul",
-        "'quotes\"`",
-        "🌊\u{10ffff}",
-        " x ",
-    ];
-    let any: Vec<_> = texts
-        .iter()
-        .map(|t| Some(*t))
-        .chain([Some(long.as_str()), None])
-        .collect();
-    let short: Vec<_> = texts
-        .iter()
-        .map(|t| Some(*t))
-        .chain([Some("é".repeat(20).leak() as &str), None])
-        .collect();
+    let texts =
+        ["", "NULL", "\\N", "\\", "a\tb", "a\nb\r\n", "nul\0nul", "'quotes\"`", "🌊\u{10ffff}", " x "];
+    let any: Vec<_> = texts.iter().map(|t| Some(*t)).chain([Some(long.as_str()), None]).collect();
+    let short: Vec<_> =
+        texts.iter().map(|t| Some(*t)).chain([Some("é".repeat(20).leak() as &str), None]).collect();
     vec![
         Arc::new(Int64Array::from_iter_values(1..13)),
         Arc::new(Int64Array::from(
-            [i64::MIN, i64::MAX, 0, -1]
-                .map(Some)
-                .into_iter()
-                .chain([None; 8])
-                .collect::<Vec<_>>(),
+            [i64::MIN, i64::MAX, 0, -1].map(Some).into_iter().chain([None; 8]).collect::<Vec<_>>(),
         )),
         Arc::new(Float64Array::from(
             [
@@ -109,19 +88,12 @@ fn extremes() -> Vec<ArrayRef> {
             .unwrap(),
         ),
         Arc::new(BooleanArray::from(
-            [Some(true), Some(false)]
-                .into_iter()
-                .chain([None; 10])
-                .collect::<Vec<_>>(),
+            [Some(true), Some(false)].into_iter().chain([None; 10]).collect::<Vec<_>>(),
         )),
         Arc::new(StringArray::from(short)),
         Arc::new(StringArray::from(any)),
         Arc::new(Date32Array::from(
-            [DAY_MIN, DAY_MAX, 0, -1, 11_016]
-                .map(Some)
-                .into_iter()
-                .chain([None; 7])
-                .collect::<Vec<_>>(),
+            [DAY_MIN, DAY_MAX, 0, -1, 11_016].map(Some).into_iter().chain([None; 7]).collect::<Vec<_>>(),
         )),
         Arc::new(
             TimestampMicrosecondArray::from(vec![
@@ -147,9 +119,7 @@ pub async fn values_come_back_exactly(place: &Place) {
     let wanted = everything();
     place.sink.ensure(&wanted).await.unwrap();
     let written = batch(&wanted, extremes());
-    let row = deliver(&*place.sink, &wanted, "job", std::slice::from_ref(&written))
-        .await
-        .unwrap();
+    let row = deliver(&*place.sink, &wanted, "job", std::slice::from_ref(&written)).await.unwrap();
     assert_eq!(row.rows, 12);
     let names: Vec<ColumnName> = wanted.columns.iter().map(|c| c.name.clone()).collect();
     let rows = read(&*place.sink, &wanted.table, &names).await;
@@ -163,9 +133,7 @@ pub async fn texts_that_differ_in_case_or_spaces_are_different_keys(place: &Plac
     place.sink.ensure(&wanted).await.unwrap();
     let names = ["ab", "AB", "a", "a ", "a  ", "é", "e", "e\u{301}", "", "ß", "ss"];
     let rows = batch(&wanted, vec![Arc::new(StringArray::from(names.to_vec()))]);
-    deliver(&*place.sink, &wanted, "first", std::slice::from_ref(&rows))
-        .await
-        .unwrap();
+    deliver(&*place.sink, &wanted, "first", std::slice::from_ref(&rows)).await.unwrap();
     deliver(&*place.sink, &wanted, "again", &[rows]).await.unwrap();
     let stored = read(&*place.sink, &wanted.table, &["name".parse().unwrap()]).await;
     assert_eq!(stored.num_rows(), names.len());
@@ -176,46 +144,17 @@ pub async fn a_row_that_no_database_can_hold_is_named(place: &Place) {
     place.sink.ensure(&wanted).await.unwrap();
     let good = extremes();
     let broken: [(usize, ArrayRef, u64, &str); 7] = [
-        (
-            0,
-            Arc::new(Int64Array::from(vec![Some(1), None])),
-            14,
-            "`id` is null",
-        ),
-        (
-            2,
-            Arc::new(Float64Array::from(vec![1.0, f64::NAN])),
-            14,
-            "no finite number",
-        ),
-        (
-            2,
-            Arc::new(Float64Array::from(vec![f64::INFINITY, 1.0])),
-            13,
-            "no finite number",
-        ),
+        (0, Arc::new(Int64Array::from(vec![Some(1), None])), 14, "`id` is null"),
+        (2, Arc::new(Float64Array::from(vec![1.0, f64::NAN])), 14, "no finite number"),
+        (2, Arc::new(Float64Array::from(vec![f64::INFINITY, 1.0])), 13, "no finite number"),
         (
             3,
-            Arc::new(
-                Decimal128Array::from(vec![10i128.pow(38), 1])
-                    .with_precision_and_scale(38, 4)
-                    .unwrap(),
-            ),
+            Arc::new(Decimal128Array::from(vec![10i128.pow(38), 1]).with_precision_and_scale(38, 4).unwrap()),
             13,
             "more than 38 digits",
         ),
-        (
-            5,
-            Arc::new(StringArray::from(vec!["é".repeat(20), "é".repeat(21)])),
-            14,
-            "21 characters",
-        ),
-        (
-            7,
-            Arc::new(Date32Array::from(vec![DAY_MIN - 1, 0])),
-            13,
-            "the year is not within",
-        ),
+        (5, Arc::new(StringArray::from(vec!["é".repeat(20), "é".repeat(21)])), 14, "21 characters"),
+        (7, Arc::new(Date32Array::from(vec![DAY_MIN - 1, 0])), 13, "the year is not within"),
         (
             8,
             Arc::new(
@@ -231,9 +170,7 @@ pub async fn a_row_that_no_database_can_hold_is_named(place: &Place) {
         arrays[index] = array;
         let batches = [batch(&wanted, good.clone()), batch(&wanted, arrays)];
         let error = error(attempt(&*place.sink, &wanted, &key("job", 1), &batches).await);
-        let Error::Row { row, message, .. } = &error else {
-            panic!("{error}")
-        };
+        let Error::Row { row, message, .. } = &error else { panic!("{error}") };
         assert_eq!(*row, expected, "{message}");
         assert!(message.contains(words), "{message}");
     }
@@ -254,17 +191,13 @@ pub async fn a_single_empty_text_is_a_row(place: &Place) {
 
 fn many(rows: i64) -> Vec<RecordBatch> {
     let ids: Vec<i64> = (0..rows).collect();
-    ids.chunks(8_192)
-        .map(|ids| folk(&ids.iter().map(|id| (*id, "somebody")).collect::<Vec<_>>()))
-        .collect()
+    ids.chunks(8_192).map(|ids| folk(&ids.iter().map(|id| (*id, "somebody")).collect::<Vec<_>>())).collect()
 }
 
 pub async fn a_scan_without_columns_counts_rows(place: &Place) {
     let wanted = people(Mode::Append);
     place.sink.ensure(&wanted).await.unwrap();
-    deliver(&*place.sink, &wanted, "job", &many(10_000))
-        .await
-        .unwrap();
+    deliver(&*place.sink, &wanted, "job", &many(10_000)).await.unwrap();
     let batches: Vec<_> = place.sink.scan(&wanted.table, &[]).await.unwrap().collect().await;
     let rows: usize = batches.into_iter().map(|b| b.unwrap().num_rows()).sum();
     assert_eq!(rows, 10_000);
@@ -273,17 +206,11 @@ pub async fn a_scan_without_columns_counts_rows(place: &Place) {
 pub async fn a_scan_comes_in_batches_and_may_be_left(place: &Place) {
     let wanted = people(Mode::Append);
     place.sink.ensure(&wanted).await.unwrap();
-    deliver(&*place.sink, &wanted, "job", &many(60_000))
-        .await
-        .unwrap();
+    deliver(&*place.sink, &wanted, "job", &many(60_000)).await.unwrap();
     let id: ColumnName = "id".parse().unwrap();
     // More scans than the pool has connections: one that is left gives its connection back.
     for _ in 0..40 {
-        let mut left = place
-            .sink
-            .scan(&wanted.table, std::slice::from_ref(&id))
-            .await
-            .unwrap();
+        let mut left = place.sink.scan(&wanted.table, std::slice::from_ref(&id)).await.unwrap();
         let first = left.next().await.unwrap().unwrap();
         assert_eq!(first.num_rows(), 8_192);
     }

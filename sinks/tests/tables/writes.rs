@@ -16,13 +16,9 @@ use crate::support::Place;
 pub async fn append_adds_upsert_updates_replace_replaces(place: &Place) {
     let sink = &*place.sink;
     sink.ensure(&people(Mode::Append)).await.unwrap();
-    let row = deliver(sink, &people(Mode::Append), "a", &[folk(&[(1, "a"), (2, "b")])])
-        .await
-        .unwrap();
+    let row = deliver(sink, &people(Mode::Append), "a", &[folk(&[(1, "a"), (2, "b")])]).await.unwrap();
     assert_eq!((row.rows, row.table.as_str(), row.key.attempt), (2, "people", 1));
-    deliver(sink, &people(Mode::Append), "b", &[folk(&[(3, "c")])])
-        .await
-        .unwrap();
+    deliver(sink, &people(Mode::Append), "b", &[folk(&[(3, "c")])]).await.unwrap();
     assert_eq!(everybody(sink).await, owned(&[(1, "a"), (2, "b"), (3, "c")]));
 
     let rows = [folk(&[(2, "B"), (4, "d")]), folk(&[(5, "e")])];
@@ -31,9 +27,7 @@ pub async fn append_adds_upsert_updates_replace_replaces(place: &Place) {
     let expected = owned(&[(1, "a"), (2, "B"), (3, "c"), (4, "d"), (5, "e")]);
     assert_eq!(everybody(sink).await, expected);
 
-    deliver(sink, &people(Mode::Replace), "d", &[folk(&[(9, "z")])])
-        .await
-        .unwrap();
+    deliver(sink, &people(Mode::Replace), "d", &[folk(&[(9, "z")])]).await.unwrap();
     assert_eq!(everybody(sink).await, owned(&[(9, "z")]));
     assert_eq!(sink.ledger("c").await.unwrap().len(), 1);
 }
@@ -42,16 +36,9 @@ pub async fn an_upsert_of_nothing_but_its_key_keeps_the_row(place: &Place) {
     let wanted = plan(Mode::Upsert, vec![column("id", DataType::Int64)], &["id"]);
     place.sink.ensure(&wanted).await.unwrap();
     let rows = batch(&wanted, vec![Arc::new(Int64Array::from(vec![1, 2, 1]))]);
-    deliver(&*place.sink, &wanted, "a", std::slice::from_ref(&rows))
-        .await
-        .unwrap();
+    deliver(&*place.sink, &wanted, "a", std::slice::from_ref(&rows)).await.unwrap();
     deliver(&*place.sink, &wanted, "b", &[rows]).await.unwrap();
-    assert_eq!(
-        read(&*place.sink, &wanted.table, &["id".parse().unwrap()])
-            .await
-            .num_rows(),
-        2
-    );
+    assert_eq!(read(&*place.sink, &wanted.table, &["id".parse().unwrap()]).await.num_rows(), 2);
 }
 
 pub async fn the_last_row_of_a_key_wins_an_upsert(place: &Place) {
@@ -71,31 +58,19 @@ pub async fn a_delivery_without_rows_is_in_the_ledger(place: &Place) {
     deliver(sink, &wanted, "a", &[folk(&[(1, "a")])]).await.unwrap();
     deliver(sink, &wanted, "none", &[]).await.unwrap();
     assert_eq!(everybody(sink).await, owned(&[]));
-    deliver(sink, &people(Mode::Upsert), "empty", &[folk(&[])])
-        .await
-        .unwrap();
+    deliver(sink, &people(Mode::Upsert), "empty", &[folk(&[])]).await.unwrap();
     for job in ["none", "empty"] {
         let ledger = sink.ledger(job).await.unwrap();
-        assert_eq!(
-            ledger.iter().map(|row| row.rows).collect::<Vec<_>>(),
-            [0],
-            "{job}"
-        );
+        assert_eq!(ledger.iter().map(|row| row.rows).collect::<Vec<_>>(), [0], "{job}");
     }
 }
 
 pub async fn a_second_delivery_writes_nothing(place: &Place) {
     let (sink, wanted) = (&*place.sink, people(Mode::Append));
     sink.ensure(&wanted).await.unwrap();
-    let first = attempt(sink, &wanted, &key("job", 1), &[folk(&[(1, "a")])])
-        .await
-        .unwrap();
+    let first = attempt(sink, &wanted, &key("job", 1), &[folk(&[(1, "a")])]).await.unwrap();
     let age = chrono::Utc::now().signed_duration_since(first.committed_at);
-    assert!(
-        age.num_seconds().abs() < 60,
-        "committed at {}",
-        first.committed_at
-    );
+    assert!(age.num_seconds().abs() < 60, "committed at {}", first.committed_at);
     for attempt in [1, 2] {
         let Opened::Committed(row) = sink.open(&wanted, &key("job", attempt)).await.unwrap() else {
             panic!("attempt {attempt} was let in");
@@ -110,13 +85,8 @@ pub async fn chunks_of_a_job_are_commits_of_their_own(place: &Place) {
     let (sink, wanted) = (&*place.sink, people(Mode::Append));
     sink.ensure(&wanted).await.unwrap();
     for chunk in [1, 0] {
-        let key = CommitKey {
-            chunk,
-            ..key("job", 1)
-        };
-        attempt(sink, &wanted, &key, &[folk(&[(i64::from(chunk), "a")])])
-            .await
-            .unwrap();
+        let key = CommitKey { chunk, ..key("job", 1) };
+        attempt(sink, &wanted, &key, &[folk(&[(i64::from(chunk), "a")])]).await.unwrap();
     }
     let ledger = sink.ledger("job").await.unwrap();
     assert_eq!(ledger.iter().map(|row| row.key.chunk).collect::<Vec<_>>(), [0, 1]);
@@ -135,17 +105,7 @@ pub async fn an_older_attempt_is_fenced(place: &Place) {
     });
     let (newer, older) = tokio::join!(begin(sink, &wanted, &newer_key), older_ends);
     let message = error(older);
-    assert!(
-        matches!(
-            message,
-            Error::Fenced {
-                attempt: 1,
-                newer: 2,
-                ..
-            }
-        ),
-        "{message}"
-    );
+    assert!(matches!(message, Error::Fenced { attempt: 1, newer: 2, .. }), "{message}");
     let mut newer = newer.unwrap();
     newer.write(folk(&[(1, "newer")])).await.unwrap();
     newer.commit().await.unwrap();
@@ -155,36 +115,17 @@ pub async fn an_older_attempt_is_fenced(place: &Place) {
 pub async fn an_overtaken_attempt_does_not_begin(place: &Place) {
     let (sink, wanted) = (&*place.sink, people(Mode::Append));
     sink.ensure(&wanted).await.unwrap();
-    begin(sink, &wanted, &key("job", 5))
-        .await
-        .unwrap()
-        .rollback()
-        .await
-        .unwrap();
+    begin(sink, &wanted, &key("job", 5)).await.unwrap().rollback().await.unwrap();
     let refused = error(sink.open(&wanted, &key("job", 4)).await.map(drop));
-    assert!(
-        matches!(
-            refused,
-            Error::Fenced {
-                attempt: 4,
-                newer: 5,
-                ..
-            }
-        ),
-        "{refused}"
-    );
+    assert!(matches!(refused, Error::Fenced { attempt: 4, newer: 5, .. }), "{refused}");
     assert_eq!(refused.retry(), Retry::Never);
 }
 
 pub async fn a_dropped_delivery_leaves_nothing(place: &Place) {
     let (sink, wanted) = (&*place.sink, people(Mode::Replace));
     sink.ensure(&wanted).await.unwrap();
-    deliver(sink, &wanted, "before", &[folk(&[(7, "stays")])])
-        .await
-        .unwrap();
-    let many: Vec<(i64, &str)> = (0..100_000)
-        .map(|id| (id, "some text that fills a chunk"))
-        .collect();
+    deliver(sink, &wanted, "before", &[folk(&[(7, "stays")])]).await.unwrap();
+    let many: Vec<(i64, &str)> = (0..100_000).map(|id| (id, "some text that fills a chunk")).collect();
     for number in 1..4 {
         let mut dropped = begin(sink, &wanted, &key("job", number)).await.unwrap();
         dropped.write(folk(&many)).await.unwrap();
@@ -195,30 +136,21 @@ pub async fn a_dropped_delivery_leaves_nothing(place: &Place) {
     }
     assert_eq!(everybody(sink).await, owned(&[(7, "stays")]));
     assert_eq!(sink.ledger("job").await.unwrap(), []);
-    deliver(sink, &wanted, "after", &[folk(&[(8, "comes")])])
-        .await
-        .unwrap();
+    deliver(sink, &wanted, "after", &[folk(&[(8, "comes")])]).await.unwrap();
     assert_eq!(everybody(sink).await, owned(&[(8, "comes")]));
 }
 
 pub async fn a_row_that_is_there_already_is_named_and_nothing_stays(place: &Place) {
     let (sink, wanted) = (&*place.sink, people(Mode::Append));
     sink.ensure(&wanted).await.unwrap();
-    deliver(sink, &wanted, "before", &[folk(&[(1_500, "stays")])])
-        .await
-        .unwrap();
+    deliver(sink, &wanted, "before", &[folk(&[(1_500, "stays")])]).await.unwrap();
     let rows: Vec<(i64, &str)> = (0..3_000).map(|id| (id, "new")).collect();
     let batches = [folk(&rows[..1_000]), folk(&rows[1_000..])];
     let refused = error(deliver(sink, &wanted, "job", &batches).await);
-    let Error::Row { table, row, message } = &refused else {
-        panic!("{refused}")
-    };
+    let Error::Row { table, row, message } = &refused else { panic!("{refused}") };
     assert_eq!((table.as_str(), *row), ("people", 1_501));
     let words = message.to_lowercase();
-    assert!(
-        words.contains("duplicate") || words.contains("unique"),
-        "{message}"
-    );
+    assert!(words.contains("duplicate") || words.contains("unique"), "{message}");
 
     let twice = [folk(&[(1, "a"), (2, "b"), (1, "c")])];
     let refused = error(deliver(sink, &wanted, "twice", &twice).await);
@@ -230,9 +162,7 @@ pub async fn a_row_that_is_there_already_is_named_and_nothing_stays(place: &Plac
 pub async fn upserts_of_the_same_keys_at_once_all_come_in(place: &Place) {
     let wanted = people(Mode::Upsert);
     place.sink.ensure(&wanted).await.unwrap();
-    deliver(&*place.sink, &wanted, "before", &[folk(&[(0, "old")])])
-        .await
-        .unwrap();
+    deliver(&*place.sink, &wanted, "before", &[folk(&[(0, "old")])]).await.unwrap();
     let jobs = (0..6).map(|job| {
         let (sink, wanted) = (Arc::clone(&place.sink), wanted.clone());
         tokio::spawn(async move {

@@ -31,18 +31,10 @@ pub async fn tables(
         let waiting: Vec<TableName> = files.iter().map(|(name, _)| name.clone()).collect();
         let next = files.iter().position(|(name, _)| {
             let refers = |table: &TableName| table != name && waiting.contains(table);
-            let columns = set
-                .writer_of(name)
-                .map(|pipeline| pipeline.columns.as_slice())
-                .unwrap_or_default();
-            !columns
-                .iter()
-                .filter_map(|column| column.references.as_ref())
-                .any(|to| refers(&to.table))
+            let columns = set.writer_of(name).map(|pipeline| pipeline.columns.as_slice()).unwrap_or_default();
+            !columns.iter().filter_map(|column| column.references.as_ref()).any(|to| refers(&to.table))
         });
-        let Some(next) = next else {
-            bail!("the tables {waiting:?} refer to each other in a ring")
-        };
+        let Some(next) = next else { bail!("the tables {waiting:?} refer to each other in a ring") };
         let (name, bytes) = files.remove(next);
         let table = read_table(set, limits, &loaded, &name, bytes).await;
         let table = table.with_context(|| format!("table `{name}` cannot be read from its file"))?;
@@ -69,22 +61,10 @@ async fn read_table(
         batches.push(batch);
         Ok(())
     };
-    let ran = run_local(
-        pipeline,
-        set,
-        &lookups,
-        limits,
-        input,
-        &mut keep,
-        Box::new(|_| Ok(())),
-    )
-    .await?;
+    let ran = run_local(pipeline, set, &lookups, limits, input, &mut keep, Box::new(|_| Ok(()))).await?;
     ran.verdict?;
     let rows: usize = batches.iter().map(RecordBatch::num_rows).sum();
-    ensure!(
-        rows <= limits.lookup_rows_max,
-        "{rows} rows are more than processor.lookup_rows_max"
-    );
+    ensure!(rows <= limits.lookup_rows_max, "{rows} rows are more than processor.lookup_rows_max");
     Ok((planned.output, batches))
 }
 

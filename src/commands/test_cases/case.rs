@@ -33,17 +33,13 @@ pub async fn run(
     let rejects = Arc::new(Mutex::new(Vec::new()));
     let taken = Arc::clone(&rejects);
     let take = Box::new(move |reject: &Reject| {
-        taken
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push((reject.origin.line, line(reject)));
+        taken.lock().unwrap_or_else(PoisonError::into_inner).push((reject.origin.line, line(reject)));
         Ok(())
     });
     let bytes = input(folder)?;
     let input = futures::stream::once(async { Ok(bytes) }).boxed();
     let mut keep = |batch| {
-        rows.write(&batch)
-            .map_err(|error| tidemill_processor::Error::from(std::io::Error::other(error)))
+        rows.write(&batch).map_err(|error| tidemill_processor::Error::from(std::io::Error::other(error)))
     };
     let ran = run_local(pipeline, set, &lookups, limits, input, &mut keep, take).await;
     let error = match ran {
@@ -57,41 +53,26 @@ pub async fn run(
     // Checks look at a batch after it was decoded, so their rejects come later than those of the decoder.
     rejects.sort();
     let rejects: String = rejects.into_iter().map(|(_, line)| line).collect();
-    differences.extend(compare(
-        folder,
-        "rejects.csv",
-        &format!("line,column,code\n{rejects}"),
-    )?);
+    differences.extend(compare(folder, "rejects.csv", &format!("line,column,code\n{rejects}"))?);
     Ok(differences)
 }
 
 fn line(reject: &Reject) -> String {
     let problem = reject.problems.first();
-    let column = problem
-        .and_then(|problem| problem.column.as_deref())
-        .unwrap_or_default();
-    format!(
-        "{},{column},{}\n",
-        reject.origin.line,
-        problem.map_or("", |problem| &problem.code)
-    )
+    let column = problem.and_then(|problem| problem.column.as_deref()).unwrap_or_default();
+    format!("{},{column},{}\n", reject.origin.line, problem.map_or("", |problem| &problem.code))
 }
 
 /// Whether the job ends as the case says.
 fn verdict(folder: &Path, error: Option<tidemill_processor::Error>) -> Result<Vec<String>> {
     let path = folder.join("error.txt");
-    let expected = if path.exists() {
-        Some(std::fs::read_to_string(&path)?)
-    } else {
-        None
-    };
+    let expected = if path.exists() { Some(std::fs::read_to_string(&path)?) } else { None };
     Ok(match (expected.as_deref().map(str::trim), error) {
         (None, None) => Vec::new(),
         (Some(code), Some(error)) if code == error.code() => Vec::new(),
-        (Some(code), Some(error)) => vec![format!(
-            "error.txt: expected {code}, got {}: {error}",
-            error.code()
-        )],
+        (Some(code), Some(error)) => {
+            vec![format!("error.txt: expected {code}, got {}: {error}", error.code())]
+        }
         (Some(code), None) => vec![format!("error.txt: expected {code}, but the file is taken")],
         (None, Some(error)) => vec![format!("the file is refused with {}: {error}", error.code())],
     })
@@ -147,10 +128,7 @@ fn tables(folder: &Path) -> Result<Vec<(TableName, Bytes)>> {
     }
     for entry in std::fs::read_dir(folder)? {
         let path = entry?.path();
-        let stem = path
-            .file_stem()
-            .map(|stem| stem.to_string_lossy().into_owned())
-            .unwrap_or_default();
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         if path.extension().is_some_and(|end| end == "csv") {
             found.push((stem.parse()?, read(&path)?.into()));
         }
@@ -160,9 +138,7 @@ fn tables(folder: &Path) -> Result<Vec<(TableName, Bytes)>> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     let failed = || format!("failed to read `{}`", path.display());
-    Ok(bounded(std::fs::File::open(path).with_context(failed)?)
-        .with_context(failed)?
-        .into())
+    Ok(bounded(std::fs::File::open(path).with_context(failed)?).with_context(failed)?.into())
 }
 
 fn bounded(file: impl Read) -> Result<Bytes> {
@@ -186,16 +162,10 @@ mod tests {
         assert_eq!(told("id\n1\n2\n3\n"), Vec::<String>::new());
         assert_eq!(
             told("id\n1\n5\n"),
-            [
-                "rows.csv:3: expected 2, got 5",
-                "rows.csv:4: expected 3, got no more"
-            ]
+            ["rows.csv:3: expected 2, got 5", "rows.csv:4: expected 3, got no more"]
         );
         assert_eq!(told("id\n1\n2\n3\n4\n"), ["rows.csv:5: expected no more, got 4"]);
-        assert_eq!(
-            compare(folder.path(), "rejects.csv", "line\n7\n").unwrap().len(),
-            1
-        );
+        assert_eq!(compare(folder.path(), "rejects.csv", "line\n7\n").unwrap().len(), 1);
         assert!(told(&"x\n".repeat(1000)).len() <= DIFFERENCES_MAX + 1);
     }
 }

@@ -23,11 +23,7 @@ impl Home {
     pub fn take(path: &Path) -> Result<Self> {
         let failed = || format!("failed to use folder `{}`", path.display());
         // Its files hold passwords' hashes and the data of senders.
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .with_context(failed)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).with_context(failed)?;
         let file = path.join("lock");
         let mut lock = OpenOptions::new()
             .read(true)
@@ -48,10 +44,7 @@ impl Home {
             Err(TryLockError::Error(error)) => return Err(error).with_context(failed),
         }
         write_pid(&mut lock).with_context(failed)?;
-        Ok(Self {
-            path: path.to_owned(),
-            _lock: lock,
-        })
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// The secret of the tokens, made at the first start, readable by its owner only.
@@ -59,10 +52,7 @@ impl Home {
         let path = self.path.join("jwt.secret");
         match std::fs::read_to_string(&path) {
             Ok(text) if text.trim().len() >= 32 => return Ok(Secret::new(text.trim())),
-            Ok(_) => bail!(
-                "`{}` holds no secret of 32 bytes: remove it, a new one is made",
-                path.display()
-            ),
+            Ok(_) => bail!("`{}` holds no secret of 32 bytes: remove it, a new one is made", path.display()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("failed to read `{}`", path.display())),
         }
@@ -74,11 +64,7 @@ impl Home {
                 std::io::ErrorKind::NotFound => Ok(()),
                 _ => Err(error),
             })?;
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&beside)?;
+            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
             file.write_all(secret.as_bytes())?;
             file.sync_all()?;
             std::fs::rename(&beside, &path)
@@ -112,10 +98,7 @@ mod tests {
         let path = folder.path().join("data");
         let home = Home::take(&path).unwrap();
         let told = Home::take(&path).err().unwrap().to_string();
-        assert!(
-            told.contains(&format!("in use by process {}", std::process::id())),
-            "{told}"
-        );
+        assert!(told.contains(&format!("in use by process {}", std::process::id())), "{told}");
         drop(home);
         Home::take(&path).unwrap();
     }
@@ -127,10 +110,7 @@ mod tests {
         let first = home.jwt_secret().unwrap();
         assert_eq!(home.jwt_secret().unwrap(), first);
         assert!(first.expose().len() >= 32);
-        let mode = std::fs::metadata(folder.path().join("jwt.secret"))
-            .unwrap()
-            .permissions()
-            .mode();
+        let mode = std::fs::metadata(folder.path().join("jwt.secret")).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         std::fs::write(folder.path().join("jwt.secret"), "short").unwrap();
         home.jwt_secret().unwrap_err();

@@ -38,10 +38,7 @@ impl Teller {
     /// Makes the ways of the settings and registers the metric.
     pub fn new(parts: &Parts, pipelines: Arc<PipelineSet>, registry: &Registry) -> Result<Self> {
         let notices = IntCounterVec::new(
-            Opts::new(
-                "tidemill_notices_total",
-                "Notices by outcome: sent, retried, refused, given_up.",
-            ),
+            Opts::new("tidemill_notices_total", "Notices by outcome: sent, retried, refused, given_up."),
             &["outcome"],
         )?;
         registry.register(Box::new(notices.clone()))?;
@@ -59,32 +56,19 @@ impl Teller {
     /// True when nothing is left to do for this record; false when a stop came before.
     pub async fn tell(&self, record: &Record, stop: &CancellationToken) -> bool {
         let (event, finished) = match Event::from_json(&record.payload) {
-            Ok(Event {
-                kind: EventKind::Finished(finished),
-                time,
-                ..
-            }) => (time, finished),
+            Ok(Event { kind: EventKind::Finished(finished), time, .. }) => (time, finished),
             Ok(_) => {
-                error!(
-                    key = record.key,
-                    "an event of another type among the finished; passed over"
-                );
+                error!(key = record.key, "an event of another type among the finished; passed over");
                 return true;
             }
             Err(error) => {
-                error!(
-                    key = record.key,
-                    error = &error as &dyn std::error::Error,
-                    "passed over"
-                );
+                error!(key = record.key, error = &error as &dyn std::error::Error, "passed over");
                 return true;
             }
         };
         let span = info_span!("notice", job_id = %finished.job.job_id, pipeline = %finished.job.pipeline);
         let body = Bytes::copy_from_slice(&record.payload);
-        self.tell_all(event, &finished, &body, stop)
-            .instrument(span)
-            .await
+        self.tell_all(event, &finished, &body, stop).instrument(span).await
     }
 
     async fn tell_all(

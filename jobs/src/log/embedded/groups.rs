@@ -81,16 +81,9 @@ impl Group {
     fn new(partitions: i32, committed: &HashMap<i32, i64>) -> Self {
         let partition = |id| {
             let next = committed.get(&id).copied().unwrap_or(0);
-            Partition {
-                position: next,
-                committed: next,
-                ..Partition::default()
-            }
+            Partition { position: next, committed: next, ..Partition::default() }
         };
-        Self {
-            members: Vec::new(),
-            partitions: (0..partitions).map(partition).collect(),
-        }
+        Self { members: Vec::new(), partitions: (0..partitions).map(partition).collect() }
     }
 
     /// The partitions of a member.
@@ -100,11 +93,7 @@ impl Group {
             position: held.position,
             generation: held.generation,
         };
-        (0..)
-            .zip(&self.partitions)
-            .filter(|(_, held)| held.owner == Some(member))
-            .map(place)
-            .collect()
+        (0..).zip(&self.partitions).filter(|(_, held)| held.owner == Some(member)).map(place).collect()
     }
 
     /// Gives out records that were read at `place`; false when the partition has moved meanwhile.
@@ -124,9 +113,7 @@ impl Group {
 
     /// Whether a partition still is with the owner of that generation.
     pub fn is_current(&self, partition: i32, generation: u64) -> bool {
-        let held = usize::try_from(partition)
-            .ok()
-            .and_then(|id| self.partitions.get(id));
+        let held = usize::try_from(partition).ok().and_then(|id| self.partitions.get(id));
         held.is_some_and(|held| held.generation == generation)
     }
 
@@ -168,11 +155,8 @@ fn shared(owners: &[Option<MemberId>], members: &[MemberId]) -> Vec<Option<Membe
     // The members that hold most may keep one more.
     let mut order = members.to_vec();
     order.sort_by_key(|member| (std::cmp::Reverse(held(member)), *member));
-    let mut room: HashMap<MemberId, usize> = order
-        .iter()
-        .enumerate()
-        .map(|(rank, member)| (*member, least + usize::from(rank < more)))
-        .collect();
+    let mut room: HashMap<MemberId, usize> =
+        order.iter().enumerate().map(|(rank, member)| (*member, least + usize::from(rank < more))).collect();
     let mut take = |member: MemberId| match room.get_mut(&member) {
         Some(left) if *left > 0 => {
             *left -= 1;
@@ -180,10 +164,7 @@ fn shared(owners: &[Option<MemberId>], members: &[MemberId]) -> Vec<Option<Membe
         }
         _ => false,
     };
-    let kept: Vec<_> = owners
-        .iter()
-        .map(|owner| owner.filter(|member| take(*member)))
-        .collect();
+    let kept: Vec<_> = owners.iter().map(|owner| owner.filter(|member| take(*member))).collect();
     kept.into_iter()
         .map(|owner| owner.or_else(|| order.iter().copied().find(|member| take(*member))))
         .collect()
@@ -209,22 +190,13 @@ mod tests {
             ("11", &[1, 2, 3], "12"),
         ];
         for (before, members, after) in table {
-            assert_eq!(
-                shared(&owners(before), members),
-                owners(after),
-                "{before} {members:?}"
-            );
+            assert_eq!(shared(&owners(before), members), owners(after), "{before} {members:?}");
         }
     }
 
     #[test]
     fn a_partition_that_moves_begins_at_what_is_committed() {
-        let record = |offset| Record {
-            partition: 0,
-            offset,
-            key: String::new(),
-            payload: Vec::new(),
-        };
+        let record = |offset| Record { partition: 0, offset, key: String::new(), payload: Vec::new() };
         let mut groups = Groups::default();
         let committed = HashMap::from([(0, 10)]);
         let first = groups.join(Topic::Landed, "g", 1, &committed);
@@ -232,10 +204,7 @@ mod tests {
         let place = group.places(first)[0];
         assert_eq!(place.position, 10);
         assert!(group.give(place, &[record(10), record(11), record(12)]));
-        assert!(
-            !group.give(place, &[record(10)]),
-            "what was read twice is given out once"
-        );
+        assert!(!group.give(place, &[record(10)]), "what was read twice is given out once");
         assert_eq!(group.done(first, &record(11)), None);
         assert_eq!(group.done(first, &record(10)), Some(12));
 
@@ -244,10 +213,6 @@ mod tests {
         let group = groups.group(Topic::Landed, "g").unwrap();
         assert_eq!(group.places(second)[0].position, 12);
         assert!(!group.is_current(0, place.generation));
-        assert_eq!(
-            group.done(first, &record(12)),
-            None,
-            "who has left commits nothing"
-        );
+        assert_eq!(group.done(first, &record(12)), None, "who has left commits nothing");
     }
 }

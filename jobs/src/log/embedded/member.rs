@@ -35,15 +35,7 @@ impl Member {
         let changed = log.changed.subscribe();
         let id = lock(&log).join(topic, group, log.partitions, committed);
         wake(&log);
-        Self {
-            log,
-            topic,
-            group: group.to_owned(),
-            id,
-            changed,
-            ahead: VecDeque::new(),
-            turn: 0,
-        }
+        Self { log, topic, group: group.to_owned(), id, changed, ahead: VecDeque::new(), turn: 0 }
     }
 
     /// A record read ahead whose partition has not moved.
@@ -59,10 +51,7 @@ impl Member {
     }
 
     fn places(&self) -> Vec<Place> {
-        lock(&self.log)
-            .group(self.topic, &self.group)
-            .map(|group| group.places(self.id))
-            .unwrap_or_default()
+        lock(&self.log).group(self.topic, &self.group).map(|group| group.places(self.id)).unwrap_or_default()
     }
 
     /// Reads ahead from the first partition, in turn, that has records.
@@ -78,8 +67,7 @@ impl Member {
                     .is_some_and(|group| group.give(place, &records));
             if given {
                 self.turn = self.turn.wrapping_add(1);
-                self.ahead
-                    .extend(records.into_iter().map(|record| (record, place.generation)));
+                self.ahead.extend(records.into_iter().map(|record| (record, place.generation)));
                 return Ok(());
             }
         }
@@ -106,10 +94,7 @@ impl Member {
                 payload: row.try_get(2)?,
             })
         };
-        rows.iter()
-            .map(record)
-            .collect::<sqlx::Result<_>>()
-            .map_err(failed(ACTION))
+        rows.iter().map(record).collect::<sqlx::Result<_>>().map_err(failed(ACTION))
     }
 
     fn leave(&self) {
@@ -138,16 +123,10 @@ impl Subscription for Member {
     }
 
     async fn ack(&mut self, record: &Record) -> Result<()> {
-        let next = lock(&self.log)
-            .group(self.topic, &self.group)
-            .and_then(|group| group.done(self.id, record));
+        let next =
+            lock(&self.log).group(self.topic, &self.group).and_then(|group| group.done(self.id, record));
         match next {
-            Some(next) => {
-                self.log
-                    .writer
-                    .commit(self.topic, &self.group, record.partition, next)
-                    .await
-            }
+            Some(next) => self.log.writer.commit(self.topic, &self.group, record.partition, next).await,
             None => Ok(()),
         }
     }

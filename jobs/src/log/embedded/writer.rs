@@ -30,18 +30,8 @@ pub(super) struct Writer {
 }
 
 enum Change {
-    Append {
-        topic: Topic,
-        partition: i32,
-        key: String,
-        payload: Vec<u8>,
-    },
-    Commit {
-        topic: Topic,
-        group: String,
-        partition: i32,
-        next: i64,
-    },
+    Append { topic: Topic, partition: i32, key: String, payload: Vec<u8> },
+    Commit { topic: Topic, group: String, partition: i32, next: i64 },
     Nothing,
 }
 
@@ -54,37 +44,19 @@ impl Writer {
     pub fn start(pool: SqlitePool, changed: watch::Sender<u64>) -> Self {
         let (commands, receiver) = mpsc::channel(QUEUE);
         let task = tokio::spawn(run(pool, receiver, changed));
-        Self {
-            commands: Mutex::new(Some(commands)),
-            task: Mutex::new(Some(task)),
-        }
+        Self { commands: Mutex::new(Some(commands)), task: Mutex::new(Some(task)) }
     }
 
     /// Appends a record; durable once it returns.
     pub async fn append(&self, topic: Topic, partition: i32, key: &str, payload: &[u8]) -> Result<()> {
         let (key, payload) = (key.to_owned(), payload.to_vec());
-        self.and_wait(
-            "publish a record",
-            Change::Append {
-                topic,
-                partition,
-                key,
-                payload,
-            },
-        )
-        .await
+        self.and_wait("publish a record", Change::Append { topic, partition, key, payload }).await
     }
 
     /// Commits an offset soon; when that fails, records are given out again after a restart.
     pub async fn commit(&self, topic: Topic, group: &str, partition: i32, next: i64) -> Result<()> {
-        let change = Change::Commit {
-            topic,
-            group: group.to_owned(),
-            partition,
-            next,
-        };
-        self.send("commit an offset", Command { change, done: None })
-            .await
+        let change = Change::Commit { topic, group: group.to_owned(), partition, next };
+        self.send("commit an offset", Command { change, done: None }).await
     }
 
     /// Waits until all earlier commands are done.
@@ -94,12 +66,7 @@ impl Writer {
 
     /// Lets the task end after what it was given, and waits for it.
     pub async fn close(&self) {
-        drop(
-            self.commands
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .take(),
-        );
+        drop(self.commands.lock().unwrap_or_else(PoisonError::into_inner).take());
         let task = self.task.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(Err(error)) = futures::future::OptionFuture::from(task).await {
             tracing::error!(%error, "the writer of the event log failed");
@@ -108,41 +75,22 @@ impl Writer {
 
     async fn and_wait(&self, action: &'static str, change: Change) -> Result<()> {
         let (done, answer) = oneshot::channel();
-        self.send(
-            action,
-            Command {
-                change,
-                done: Some(done),
-            },
-        )
-        .await?;
+        self.send(action, Command { change, done: Some(done) }).await?;
         match answer.await {
-            Ok(answer) => answer.map_err(|message| Error::Log {
-                action,
-                message,
-                retry: Retry::Later,
-            }),
+            Ok(answer) => answer.map_err(|message| Error::Log { action, message, retry: Retry::Later }),
             Err(_) => Err(closed(action)),
         }
     }
 
     async fn send(&self, action: &'static str, command: Command) -> Result<()> {
-        let commands = self
-            .commands
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let commands = self.commands.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let commands = commands.ok_or_else(|| closed(action))?;
         commands.send(command).await.map_err(|_| closed(action))
     }
 }
 
 fn closed(action: &'static str) -> Error {
-    Error::Log {
-        action,
-        message: "the log is closed".to_owned(),
-        retry: Retry::Never,
-    }
+    Error::Log { action, message: "the log is closed".to_owned(), retry: Retry::Never }
 }
 
 async fn run(pool: SqlitePool, mut commands: mpsc::Receiver<Command>, changed: watch::Sender<u64>) {
@@ -181,20 +129,10 @@ async fn write(pool: &SqlitePool, batch: &[Command]) -> sqlx::Result<()> {
     let now = unix_seconds();
     for command in batch {
         match &command.change {
-            Change::Append {
-                topic,
-                partition,
-                key,
-                payload,
-            } => {
+            Change::Append { topic, partition, key, payload } => {
                 append(&mut transaction, *topic, *partition, key, payload, now).await?;
             }
-            Change::Commit {
-                topic,
-                group,
-                partition,
-                next,
-            } => {
+            Change::Commit { topic, group, partition, next } => {
                 commit(&mut transaction, *topic, group, *partition, *next).await?;
             }
             Change::Nothing => {}
@@ -212,11 +150,7 @@ async fn append(
     now: i64,
 ) -> sqlx::Result<()> {
     let head = "UPDATE heads SET next = next + 1 WHERE topic = ? AND part = ? RETURNING next - 1";
-    let row = sqlx::query(head)
-        .bind(topic.as_str())
-        .bind(partition)
-        .fetch_one(&mut **transaction)
-        .await?;
+    let row = sqlx::query(head).bind(topic.as_str()).bind(partition).fetch_one(&mut **transaction).await?;
     let offset: i64 = row.try_get(0)?;
     sqlx::query("INSERT INTO records (topic, part, pos, key, payload, appended_at) VALUES (?, ?, ?, ?, ?, ?)")
         .bind(topic.as_str())
@@ -262,11 +196,7 @@ pub(super) async fn delete_old(pool: &SqlitePool, age: Duration) -> sqlx::Result
     let before = unix_seconds().saturating_sub_unsigned(age.as_secs());
     let mut deleted = 0;
     loop {
-        let done = sqlx::query(statement)
-            .bind(before)
-            .bind(DELETE_MAX)
-            .execute(pool)
-            .await?;
+        let done = sqlx::query(statement).bind(before).bind(DELETE_MAX).execute(pool).await?;
         deleted += done.rows_affected();
         if done.rows_affected() < DELETE_MAX.unsigned_abs() {
             return Ok(deleted);
@@ -275,8 +205,6 @@ pub(super) async fn delete_old(pool: &SqlitePool, age: Duration) -> sqlx::Result
 }
 
 fn unix_seconds() -> i64 {
-    let since = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs());
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     i64::try_from(since).unwrap_or(i64::MAX)
 }

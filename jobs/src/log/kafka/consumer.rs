@@ -51,34 +51,20 @@ pub(super) fn join(mut config: ClientConfig, topic: String, group: &str, buffer:
         // What librdkafka fetches ahead of the buffer, for all partitions together.
         .set("queued.max.messages.kbytes", "4096");
     let held = Arc::new(Held::default());
-    let context = Context {
-        held: Arc::clone(&held),
-    };
-    let consumer: BaseConsumer<Context> = config
-        .create_with_context(context)
-        .map_err(failed("make a consumer"))?;
+    let context = Context { held: Arc::clone(&held) };
+    let consumer: BaseConsumer<Context> =
+        config.create_with_context(context).map_err(failed("make a consumer"))?;
     consumer.subscribe(&[&topic]).map_err(failed("subscribe"))?;
     let consumer = Arc::new(consumer);
     let stop = Arc::new(AtomicBool::new(false));
     let (records, receiver) = mpsc::channel(buffer.max(1));
-    let poller = Poller {
-        consumer: Arc::clone(&consumer),
-        held: Arc::clone(&held),
-        stop: Arc::clone(&stop),
-        records,
-    };
+    let poller =
+        Poller { consumer: Arc::clone(&consumer), held: Arc::clone(&held), stop: Arc::clone(&stop), records };
     let thread = std::thread::Builder::new()
         .name("kafka-poll".to_owned())
         .spawn(move || poller.run())
         .map_err(|error| log_error("start a thread", error.to_string()))?;
-    Ok(Member {
-        topic,
-        consumer,
-        held,
-        stop,
-        records: receiver,
-        thread: Some(thread),
-    })
+    Ok(Member { topic, consumer, held, stop, records: receiver, thread: Some(thread) })
 }
 
 /// The partitions that a member holds.
@@ -103,13 +89,7 @@ impl Held {
         partitions.generation += 1;
         let generation = partitions.generation;
         for element in list.elements() {
-            partitions.by_id.insert(
-                element.partition(),
-                Partition {
-                    generation,
-                    acks: Acks::default(),
-                },
-            );
+            partitions.by_id.insert(element.partition(), Partition { generation, acks: Acks::default() });
         }
     }
 
@@ -129,18 +109,11 @@ impl Held {
     }
 
     fn is_current(&self, partition: i32, generation: u64) -> bool {
-        lock(&self.0)
-            .by_id
-            .get(&partition)
-            .is_some_and(|held| held.generation == generation)
+        lock(&self.0).by_id.get(&partition).is_some_and(|held| held.generation == generation)
     }
 
     fn done(&self, record: &Record) -> Option<i64> {
-        lock(&self.0)
-            .by_id
-            .get_mut(&record.partition)?
-            .acks
-            .done(record.offset)
+        lock(&self.0).by_id.get_mut(&record.partition)?.acks.done(record.offset)
     }
 }
 
@@ -266,10 +239,7 @@ impl Poller {
         &self,
         change: impl Fn(&BaseConsumer<Context>, &TopicPartitionList) -> Result<(), KafkaError>,
     ) {
-        let changed = self
-            .consumer
-            .assignment()
-            .and_then(|list| change(&self.consumer, &list));
+        let changed = self.consumer.assignment().and_then(|list| change(&self.consumer, &list));
         if let Err(error) = changed {
             tracing::warn!(%error, "failed to pause or resume partitions");
         }
@@ -343,9 +313,5 @@ impl Drop for Member {
 }
 
 fn log_error(action: &'static str, message: String) -> Error {
-    Error::Log {
-        action,
-        message,
-        retry: Retry::Later,
-    }
+    Error::Log { action, message, retry: Retry::Later }
 }

@@ -50,11 +50,7 @@ impl Notifier for Scripted {
 }
 
 fn away() -> NoticeError {
-    NoticeError::Unavailable {
-        action: "send".into(),
-        message: "away".into(),
-        retry_after: None,
-    }
+    NoticeError::Unavailable { action: "send".into(), message: "away".into(), retry_after: None }
 }
 
 fn refused() -> NoticeError {
@@ -71,11 +67,7 @@ fn teller(pipeline: &str, mail: &Arc<Scripted>, places: usize) -> Teller {
     let mail: Arc<dyn Notifier> = Arc::clone(mail) as _;
     Teller {
         pipelines: Arc::new(PipelineSet::from_files(files).unwrap()),
-        notifiers: Notifiers {
-            mail: Arc::clone(&mail),
-            webhook: mail,
-            addressing: Addressing::default(),
-        },
+        notifiers: Notifiers { mail: Arc::clone(&mail), webhook: mail, addressing: Addressing::default() },
         places: Semaphore::new(places),
         give_up_after: Duration::from_secs(24 * 3600),
         links: "http://localhost".to_owned(),
@@ -84,10 +76,7 @@ fn teller(pipeline: &str, mail: &Arc<Scripted>, places: usize) -> Teller {
 }
 
 fn scripted(answers: Vec<NoticeError>) -> Arc<Scripted> {
-    Arc::new(Scripted {
-        answers: Mutex::new(answers),
-        ..Scripted::default()
-    })
+    Arc::new(Scripted { answers: Mutex::new(answers), ..Scripted::default() })
 }
 
 fn record(pipeline: &str) -> Record {
@@ -104,12 +93,7 @@ fn record(pipeline: &str) -> Record {
         "time": Utc::now(), "datacontenttype": "application/json",
         "type": "tidemill.finished", "data": { "job": job, "rejects": [] },
     });
-    Record {
-        partition: 0,
-        offset: 0,
-        key: id.to_owned(),
-        payload: event.to_string().into_bytes(),
-    }
+    Record { partition: 0, offset: 0, key: id.to_owned(), payload: event.to_string().into_bytes() }
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,13 +101,7 @@ async fn a_notice_is_done_only_once_it_is_taken() {
     let mail = scripted(vec![away(), away(), away()]);
     let teller = teller(PIPELINE, &mail, 1);
     assert!(teller.tell(&record("sales"), &CancellationToken::new()).await);
-    assert_eq!(
-        (
-            mail.tries.load(Ordering::Relaxed),
-            mail.taken.load(Ordering::Relaxed)
-        ),
-        (4, 1)
-    );
+    assert_eq!((mail.tries.load(Ordering::Relaxed), mail.taken.load(Ordering::Relaxed)), (4, 1));
 }
 
 #[tokio::test(start_paused = true)]
@@ -131,13 +109,7 @@ async fn what_is_refused_for_good_is_not_tried_again() {
     let mail = scripted(vec![refused()]);
     let teller = teller(PIPELINE, &mail, 1);
     assert!(teller.tell(&record("sales"), &CancellationToken::new()).await);
-    assert_eq!(
-        (
-            mail.tries.load(Ordering::Relaxed),
-            mail.taken.load(Ordering::Relaxed)
-        ),
-        (1, 0)
-    );
+    assert_eq!((mail.tries.load(Ordering::Relaxed), mail.taken.load(Ordering::Relaxed)), (1, 0));
     assert_eq!(teller.notices.with_label_values(&["refused"]).get(), 1);
 }
 
@@ -172,25 +144,13 @@ async fn a_notice_that_waits_for_another_try_holds_no_place() {
     let (first, second) = (record("sales"), record("sales"));
     let (first, second) = tokio::join!(teller.tell(&first, &stop), teller.tell(&second, &stop));
     assert!(first && second);
-    assert_eq!(
-        (
-            mail.tries.load(Ordering::Relaxed),
-            mail.taken.load(Ordering::Relaxed)
-        ),
-        (3, 2)
-    );
+    assert_eq!((mail.tries.load(Ordering::Relaxed), mail.taken.load(Ordering::Relaxed)), (3, 2));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_target_that_never_answers_does_not_hold_the_other_notices_of_a_job() {
-    let two = PIPELINE.replace(
-        "notify: [",
-        "notify: [{ email: { to: slow@example.org, on: [success] } }, ",
-    );
-    let mail = Arc::new(Scripted {
-        silent_for: Some("slow@example.org"),
-        ..Scripted::default()
-    });
+    let two = PIPELINE.replace("notify: [", "notify: [{ email: { to: slow@example.org, on: [success] } }, ");
+    let mail = Arc::new(Scripted { silent_for: Some("slow@example.org"), ..Scripted::default() });
     let teller = teller(&two, &mail, 2);
     let record = record("sales");
     let stop = CancellationToken::new();
@@ -205,10 +165,7 @@ async fn an_event_that_nobody_can_be_told_of_is_done() {
     let teller = teller(PIPELINE, &mail, 1);
     let stop = CancellationToken::new();
     assert!(teller.tell(&record("unknown_here"), &stop).await);
-    let broken = Record {
-        payload: b"{".to_vec(),
-        ..record("sales")
-    };
+    let broken = Record { payload: b"{".to_vec(), ..record("sales") };
     assert!(teller.tell(&broken, &stop).await);
     assert_eq!(mail.tries.load(Ordering::Relaxed), 0);
 }
