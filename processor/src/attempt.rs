@@ -59,8 +59,12 @@ async fn claim(
         Some(version) if *version != current.version => {
             match older_version(shared, &landed.pipeline, version).await {
                 Ok(older) => older,
-                // The sweeper puts the job back.
-                Err(error) if error.retry() != Retry::Never => return Err(error),
+                Err(error) if error.retry() != Retry::Never => {
+                    warn!(error = %error, "handed back: its pipeline could not be read");
+                    let not_before = Utc::now() + RETRY_PAUSE.1;
+                    parts.jobs.hand_back(&claim, not_before, false).await?;
+                    return Ok(None);
+                }
                 Err(error) => {
                     end(shared, &claim, failed(shared, &claim.job, &claim, error, version).await).await?;
                     return Ok(None);

@@ -7,8 +7,8 @@ use object_store::ObjectStore;
 use object_store::buffered::BufWriter;
 use object_store::path::Path;
 use tokio::io::AsyncWriteExt;
-use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::sync::{mpsc, oneshot};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::decode::{Reject, RejectWriter};
 use crate::error::{Error, Result};
@@ -19,16 +19,19 @@ const CHUNKS_MAX: usize = 8;
 /// Bytes held before the upload becomes a multipart one: S3 wants parts of at least 5 MiB.
 const PART_BYTES: usize = 5 << 20;
 
-/// A running upload of rejects. Nothing is uploaded when there are none.
+/// A running upload of rejects. Nothing is uploaded when there are none, and nothing becomes an object unless
+/// [`RejectFile::finish`] is called: a try that broke off must not leave half of a file that looks whole.
 pub(crate) struct RejectFile {
-    upload: JoinHandle<Result<bool>>,
+    upload: AbortOnDropHandle<Result<bool>>,
+    complete: oneshot::Sender<()>,
 }
 
 impl RejectFile {
     /// Starts the upload; rejects go into the closure, which ends the file when it is dropped.
     pub(crate) fn start(objects: Arc<dyn ObjectStore>, key: String) -> (Self, TakeReject) {
         let (send, receive) = mpsc::channel(CHUNKS_MAX);
-        let upload = tokio::spawn(upload(objects, key, receive));
+        let (complete, completed) = oneshot::channel();
+        let upload = AbortOnDropHandle::new(tokio::spawn(upload(objects, key, receive, completed)));
         let mut buffer = Buffer { writer: RejectWriter::new(), send };
         let take = Box::new(move |reject: &Reject| {
             buffer.writer.write(reject)?;
@@ -39,11 +42,12 @@ impl RejectFile {
                 None => Ok(()),
             }
         });
-        (Self { upload }, take)
+        (Self { upload, complete }, take)
     }
 
     /// Waits until the object is there; false when there was no reject and so no object.
     pub(crate) async fn finish(self) -> Result<bool> {
+        let _ = self.complete.send(()); // fails only when the upload has failed, which is told next
         self.upload.await.map_err(|_| Error::Broken("the upload of rejects"))?
     }
 }
@@ -67,6 +71,7 @@ async fn upload(
     objects: Arc<dyn ObjectStore>,
     key: String,
     mut chunks: mpsc::Receiver<Bytes>,
+    completed: oneshot::Receiver<()>,
 ) -> Result<bool> {
     let failed = |error: std::io::Error| Error::Objects {
         action: "write",
@@ -80,6 +85,10 @@ async fn upload(
     writer.write_all(&first).await.map_err(failed)?;
     while let Some(chunk) = chunks.recv().await {
         writer.write_all(&chunk).await.map_err(failed)?;
+    }
+    if completed.await.is_err() {
+        let _ = writer.abort().await; // what stays of an upload in parts is for the store's own rule
+        return Ok(false);
     }
     writer.shutdown().await.map_err(failed)?;
     Ok(true)

@@ -4,12 +4,14 @@
 //! to the sweeper. When asked to stop it claims nothing new, lets jobs finish within the grace period, and
 //! hands the others back.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use object_store::ObjectStore;
 use tidemill_jobs::{EventLog, JobStore, Record, Subscription, Topic};
-use tidemill_pipelines::{Pipeline, PipelineName, PipelineSet};
+use tidemill_pipelines::{Pipeline, PipelineName, PipelineSet, Retry};
 use tidemill_sinks::Sink;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
@@ -119,7 +121,11 @@ async fn consume(
             next = subscription.next(), if running.len() < shared.parts.limits.concurrency + WAITING_EVENTS_MAX => match next {
                 Ok(record) => {
                     pause = RETRY_PAUSE.0;
-                    running.spawn(one(shared.clone(), record));
+                    running.spawn(guarded(shared.clone(), record));
+                }
+                Err(error) if error.retry() == Retry::Never => {
+                    tracing::error!(error = %error, "the event log ended for good; this processor ends too");
+                    return;
                 }
                 Err(error) => {
                     warn!(error = %error, "the event log does not answer");
@@ -133,6 +139,18 @@ async fn consume(
     }
 }
 
+/// Works on one event; one that breaks down is done with, too: the sweeper puts its job back.
+async fn guarded(shared: Shared, record: Record) -> Option<Record> {
+    let kept = record.clone();
+    match AssertUnwindSafe(one(shared, record)).catch_unwind().await {
+        Ok(done) => done,
+        Err(_) => {
+            tracing::error!(key = %kept.key, "an attempt broke down; the sweeper puts its job back");
+            Some(kept)
+        }
+    }
+}
+
 /// Works on one event; gives it back when it may be acked.
 async fn one(shared: Shared, record: Record) -> Option<Record> {
     let mut pause = RETRY_PAUSE.0;
@@ -142,7 +160,7 @@ async fn one(shared: Shared, record: Record) -> Option<Record> {
             Err(Error::Stopping) => return None,
             Err(error) => {
                 warn!(error = %error.to_job_error().message, key = %record.key, "the job could not be taken on or ended");
-                if shared.stopping.is_cancelled() || error.retry() == tidemill_pipelines::Retry::Never {
+                if shared.stopping.is_cancelled() || error.retry() == Retry::Never {
                     // Left to the sweeper, which finds the job queued or orphaned.
                     return (!shared.stopping.is_cancelled()).then_some(record);
                 }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::Result;
 use prometheus::Registry;
 use tidemill_jobs::{EventLog, Record, Subscription, Topic};
-use tidemill_pipelines::PipelineSet;
+use tidemill_pipelines::{PipelineSet, Retry};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -105,6 +105,10 @@ async fn consume(
                     pause = PAUSES.0;
                     let (teller, stop) = (Arc::clone(teller), stop.clone());
                     running.spawn(async move { teller.tell(&record, &stop).await.then_some(record) });
+                }
+                Err(error) if error.retry() == Retry::Never => {
+                    tracing::error!(error = &error as &dyn std::error::Error, "the event log ended for good; this notifier ends too");
+                    return;
                 }
                 Err(error) => {
                     warn!(error = &error as &dyn std::error::Error, "the event log does not answer");

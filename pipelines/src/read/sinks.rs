@@ -28,6 +28,13 @@ pub fn read(
         node.items().iter().map(|item| table(item, columns, problems)).collect();
     let tables: Vec<TableSink> = sinks.into_iter().collect::<Option<_>>()?;
     tell_doubled(&tables, node, problems);
+    if tables.len() > 1 {
+        problems.add_help(
+            node.place_of_item(1),
+            "a pipeline writes one table: a file appears whole or not at all, which holds for one",
+            "write a second pipeline for the second table",
+        );
+    }
     (!tables.is_empty()).then(|| tables.into_iter().map(SinkSpec::Table).collect())
 }
 

@@ -169,13 +169,14 @@ impl Poller {
     fn run(self) {
         // Records that found no room. Bounded: from the first one on, all partitions are paused.
         let mut waiting: VecDeque<Item> = VecDeque::new();
+        let mut paused = false;
         while !self.stop.load(Ordering::Acquire) {
-            let was_full = !waiting.is_empty();
             if !self.hand_out(&mut waiting) {
                 break;
             }
-            if was_full && waiting.is_empty() {
+            if paused && waiting.is_empty() {
                 self.resume();
+                paused = false;
             }
             let wait = if waiting.is_empty() { POLL } else { POLL_FULL };
             match self.consumer.poll(wait) {
@@ -187,6 +188,7 @@ impl Poller {
                     }
                     if !waiting.is_empty() {
                         self.pause();
+                        paused = true;
                     }
                 }
                 Some(Err(error)) if is_fatal(&error) => {
@@ -277,7 +279,12 @@ impl Subscription for Member {
                 return Ok(record);
             }
         }
-        Err(log_error("read records", "the subscription has ended".to_owned()))
+        // It does not come back by itself: whoever reads it has to end, and to be started again.
+        Err(Error::Log {
+            action: "read records",
+            message: "the subscription has ended".to_owned(),
+            retry: Retry::Never,
+        })
     }
 
     async fn ack(&mut self, record: &Record) -> Result<()> {
