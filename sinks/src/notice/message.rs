@@ -329,9 +329,9 @@ mod tests {
         let notice =
             Notice { on: NoticeOn { success: true, failed: true }, target: NoticeTarget::Email { to } };
         let messages = messages(&notice, 1, &finished(), &Bytes::new(), &Addressing::default());
-        assert_eq!(messages[0].0, "0193-job.1.0");
+        assert_eq!(messages[0].0, "0193-job.1795255201000.1.0");
         assert!(messages[0].1.is_err());
-        assert!(matches!(&messages[1].1, Ok(Message::Mail(mail)) if mail.id == "0193-job.1.1"));
+        assert!(matches!(&messages[1].1, Ok(Message::Mail(mail)) if mail.id == "0193-job.1795255201000.1.1"));
     }
 
     #[test]

@@ -127,7 +127,11 @@ async fn a_mail_arrives_with_names_of_every_alphabet() {
     ] {
         assert!(text.contains(expect), "{expect:?} is not in\n{text}");
     }
-    assert!(headers(mail).contains(&format!("Message-ID: <{job}.0.0@example.org>")), "{}", headers(mail));
+    assert!(
+        headers(mail).contains(&format!("Message-ID: <{job}.1795255201000.0.0@example.org>")),
+        "{}",
+        headers(mail)
+    );
     assert!(headers(mail).contains("Subject: hired_employees: =?utf-8?"), "{}", headers(mail));
 }
 
@@ -328,8 +332,8 @@ async fn an_outbox_gets_each_mail_once_as_a_file() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["job-1.0.0.eml", "job-1.0.1.eml"]);
-    let written = std::fs::read_to_string(outbox.join("job-1.0.0.eml")).unwrap();
+    assert_eq!(names, ["job-1.1795255201000.0.0.eml", "job-1.1795255201000.0.1.eml"]);
+    let written = std::fs::read_to_string(outbox.join("job-1.1795255201000.0.0.eml")).unwrap();
     assert!(headers(&written).contains("To: ana@example.org"), "{written}");
     assert!(text(&written).contains("staff.csv was taken"), "{written}");
 }

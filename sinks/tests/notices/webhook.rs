@@ -45,7 +45,7 @@ async fn a_webhook_carries_the_event_and_a_signature_that_its_receiver_can_make(
     assert!(request.head.starts_with("POST /in?x=1 HTTP/1.1"), "{}", request.head);
     assert_eq!(request.body, EVENT);
     assert_eq!(request.header("content-type"), Some("application/cloudevents+json; charset=utf-8"));
-    assert_eq!(request.header("tidemill-delivery"), Some("job-7.2.0"));
+    assert_eq!(request.header("tidemill-delivery"), Some("job-7.1795255201000.2.0"));
     let given = request.header("tidemill-signature").unwrap();
     let seconds = given.strip_prefix("t=").and_then(|rest| rest.split(',').next()).unwrap();
     let at = DateTime::from_timestamp(seconds.parse().unwrap(), 0).unwrap();
