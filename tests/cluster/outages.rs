@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crate::place::Stopped;
-use crate::roles::{Client, Cluster, IMPATIENT};
+use crate::roles::{Client, Cluster, IMPATIENT, PATIENT};
 use crate::{TURN, holds_once, numbers, numbers_pipelines};
 
 /// Rows of one file.
@@ -21,7 +21,7 @@ const BETWEEN: Duration = Duration::from_secs(2);
 async fn each_server_may_stop_and_start_during_a_run() {
     let _turn = TURN.lock().await;
     let pipelines = numbers_pipelines();
-    let cluster = Cluster::start(pipelines.path(), IMPATIENT).await;
+    let cluster = Cluster::start(pipelines.path(), PATIENT).await;
     let enough = Arc::new(AtomicBool::new(false));
     let sender = tokio::spawn(send_until(cluster.client(), Arc::clone(&enough)));
     for name in ["mariadb", "kafka", "s3", "smtp"] {

@@ -57,8 +57,6 @@ telemetry = {{ listen = "127.0.0.1:0", poll = "1s" }}
 servers = "{kafka}"
 topic_prefix = "{name}"
 partitions = 4
-# A dead processor's partitions go to the other one soon; 6 s is the least that brokers allow by default.
-client = {{ "session.timeout.ms" = "6000", "heartbeat.interval.ms" = "1000" }}
 
 [objects]
 url = "s3://{bucket}/{name}"

@@ -20,7 +20,25 @@ const REQUEST_MAX: Duration = Duration::from_secs(60);
 const PASSWORD: &str = "correct horse battery";
 
 /// Settings under which a dead processor is noticed soon, and no number of deaths fails a job.
-pub const IMPATIENT: &str = "lease = \"3s\"\nretries_max = 20\ndrain = \"60s\"";
+///
+/// A dead processor's partitions go to the other one soon; 6 s is the least that brokers allow by default.
+pub const IMPATIENT: &str = r#"lease = "3s"
+retries_max = 20
+drain = "60s"
+
+[broker.client]
+"session.timeout.ms" = "6000"
+"heartbeat.interval.ms" = "1000"
+"#;
+
+/// The same for a broker that goes away for longer than that.
+pub const PATIENT: &str = r#"lease = "3s"
+retries_max = 20
+drain = "60s"
+
+[broker.client]
+"session.timeout.ms" = "30000"
+"#;
 
 /// A process of Tidemill, killed when dropped.
 pub struct Role {

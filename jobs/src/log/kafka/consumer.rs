@@ -9,7 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use rdkafka::ClientContext;
@@ -33,6 +33,10 @@ const POLL_FULL: Duration = Duration::from_millis(10);
 
 /// Time after which a member that died is out of its group, unless the settings say otherwise.
 const SESSION_TIMEOUT_MS: &str = "10000";
+
+/// How long a member whose session ran out may take to be back in its group. After an outage of the broker
+/// librdkafka sometimes never joins again; then the subscription ends, and whoever runs the role starts it anew.
+const OUT_OF_GROUP_MAX: Duration = Duration::from_secs(120);
 
 /// Joins `group`; records come out once the broker has given it partitions.
 pub(super) fn join(mut config: ClientConfig, topic: String, group: &str, buffer: usize) -> Result<Member> {
@@ -76,6 +80,8 @@ struct Partitions {
     /// Counts assignments, so that records of an earlier one can be told apart.
     generation: u64,
     by_id: HashMap<i32, Partition>,
+    /// Since when the member is out of its group: its session ran out, and it was not given partitions again.
+    lost_since: Option<Instant>,
 }
 
 struct Partition {
@@ -87,6 +93,7 @@ impl Held {
     fn add(&self, list: &TopicPartitionList) {
         let mut partitions = lock(&self.0);
         partitions.generation += 1;
+        partitions.lost_since = None;
         let generation = partitions.generation;
         for element in list.elements() {
             partitions.by_id.insert(element.partition(), Partition { generation, acks: Acks::default() });
@@ -98,6 +105,14 @@ impl Held {
         for element in list.elements() {
             partitions.by_id.remove(&element.partition());
         }
+    }
+
+    fn lost(&self) {
+        lock(&self.0).lost_since.get_or_insert_with(Instant::now);
+    }
+
+    fn is_out(&self) -> bool {
+        lock(&self.0).lost_since.is_some_and(|since| since.elapsed() > OUT_OF_GROUP_MAX)
     }
 
     /// Notes a record as given out; the generation of its partition, `None` when that is lost.
@@ -137,7 +152,9 @@ impl ConsumerContext for Context {
         match rebalance {
             Rebalance::Assign(list) => self.held.add(list),
             Rebalance::Revoke(list) => {
-                if !consumer.assignment_lost() {
+                if consumer.assignment_lost() {
+                    self.held.lost();
+                } else {
                     commit(consumer);
                 }
                 self.held.remove(list);
@@ -177,6 +194,10 @@ impl Poller {
             if paused && waiting.is_empty() {
                 self.resume();
                 paused = false;
+            }
+            if self.held.is_out() {
+                tracing::error!("out of the group for too long; the subscription ends");
+                break;
             }
             let wait = if waiting.is_empty() { POLL } else { POLL_FULL };
             match self.consumer.poll(wait) {
