@@ -32,7 +32,7 @@ const POLL: Duration = Duration::from_millis(100);
 const POLL_FULL: Duration = Duration::from_millis(10);
 
 /// Time after which a member that died is out of its group, unless the settings say otherwise.
-const SESSION_TIMEOUT_MS: &str = "10000";
+const SESSION_TIMEOUT_MS: &str = "30000";
 
 /// How long a member whose session ran out may take to be back in its group. After an outage of the broker
 /// librdkafka sometimes never joins again; then the subscription ends, and whoever runs the role starts it anew.
@@ -42,7 +42,7 @@ const OUT_OF_GROUP_MAX: Duration = Duration::from_secs(120);
 pub(super) fn join(mut config: ClientConfig, topic: String, group: &str, buffer: usize) -> Result<Member> {
     if config.get("session.timeout.ms").is_none() {
         // The poller's thread keeps the membership however long a job runs, so a short timeout is safe: the
-        // partitions of a process that died are handed over after it, not after librdkafka's 45 s.
+        // partitions of a process that died are handed over after it, not after librdkafka's 45 s. A restart of the broker should be shorter.
         config.set("session.timeout.ms", SESSION_TIMEOUT_MS);
     }
     config
