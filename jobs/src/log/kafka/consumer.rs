@@ -42,7 +42,8 @@ const OUT_OF_GROUP_MAX: Duration = Duration::from_secs(120);
 pub(super) fn join(mut config: ClientConfig, topic: String, group: &str, buffer: usize) -> Result<Member> {
     if config.get("session.timeout.ms").is_none() {
         // The poller's thread keeps the membership however long a job runs, so a short timeout is safe: the
-        // partitions of a process that died are handed over after it, not after librdkafka's 45 s. A restart of the broker should be shorter.
+        // partitions of a process that died are handed over after it, not after librdkafka's 45 s. The broker's own
+        // restart should take less.
         config.set("session.timeout.ms", SESSION_TIMEOUT_MS);
     }
     config
