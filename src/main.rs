@@ -31,6 +31,8 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    // Two TLS back ends are linked in (one by the lake's kernel); without a choice, rustls would panic at its first use.
+    let _ = rustls::crypto::ring::default_provider().install_default();
     let sources = Sources::of_process(cli.common.config.clone(), flags(&cli));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let role = |purpose, name| -> anyhow::Result<Settings> {

@@ -35,6 +35,7 @@ const ROOMS: &[Room] = &[
     Room { name: "tidemill-sinks", forbidden: &[HTTP_SERVER, BROKER, SQL_ENGINE] },
     Room { name: "tidemill-ingest", forbidden: &[HTTP_SERVER, BROKER, ARROW, SQL_ENGINE] },
     Room { name: "tidemill-processor", forbidden: &[HTTP_SERVER, HTTP_CLIENT, BROKER, MAIL] },
+    Room { name: "tidemill-query", forbidden: &[HTTP_SERVER, HTTP_CLIENT, BROKER, MAIL] },
     Room { name: "tidemill-gateway", forbidden: &[ARROW, SQL_ENGINE, BROKER, MAIL] },
     Room { name: "tidemill", forbidden: &[] },
     Room { name: "tidemill-benches", forbidden: &[] },
