@@ -8,10 +8,10 @@ SERVERS := tests/servers/servers
 DATA ?= target/dev
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help build demo dev test test-fast servers-up servers-down lint fmt layering deny bench
+.PHONY: help build demo dev test test-fast test-kubernetes servers-up servers-down lint fmt layering deny bench
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 build: ## the binary, in debug
 	$(CARGO) build --locked
@@ -30,6 +30,10 @@ test: ## every test, on real servers, installed and started when missing, stoppe
 test-fast: ## the tests that need no server
 	$(CARGO) test --locked -p tidemill-pipelines
 	$(CARGO) test --locked --workspace --lib --exclude tidemill-pipelines
+
+test-kubernetes: ## k8s/, Dockerfile, compose.yaml and workflows, on a real kube-apiserver built once; needs Go, Python, openssl
+	@.ci/toolchain
+	@tests/kubernetes/run
 
 servers-up: ## the test servers, left running; prints the variables that tests read
 	@$(SERVERS) up

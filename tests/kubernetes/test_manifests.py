@@ -1,0 +1,161 @@
+"""What the manifests promise to each other and to the settings: graces, limits, scaling, network, secrets."""
+
+import json
+import re
+import tomllib
+import unittest
+
+from cluster import ROOT
+from overlays import all_three, component, name, objects, of_kind
+
+SECOND = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
+# What a role has to run besides its replicas.
+ROLES = {"gateway", "processor", "notifier"}
+NOTIFIER_GRACE_SECONDS = 20  # GRACE of src/roles/notifier.rs
+
+
+def seconds(text):
+    return sum(float(number) * SECOND[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h|d)", text))
+
+
+def matches(selector, labels):
+    """Whether a selector of labels takes these."""
+    for key, value in selector.get("matchLabels", {}).items():
+        if labels.get(key) != value:
+            return False
+    for wanted in selector.get("matchExpressions", []):
+        inside = labels.get(wanted["key"]) in wanted["values"]
+        if inside != (wanted["operator"] == "In"):
+            return False
+    return True
+
+
+class Manifests(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.found = {overlay: objects(folder) for overlay, folder in all_three().items()}
+        cls.settings = tomllib.loads((ROOT / "k8s/base/tidemill.toml").read_text())
+        cls.example = tomllib.loads((ROOT / "tidemill.example.toml").read_text())
+
+    def roles(self, overlay="prod"):
+        return {component(each): each for each in of_kind(self.found[overlay], "Deployment")}
+
+    def container(self, workload):
+        return workload["spec"]["template"]["spec"]["containers"][0]
+
+    def setting(self, section, key):
+        return self.settings.get(section, {}).get(key, self.example[section][key])
+
+    def test_every_role_is_a_deployment_that_rolls_without_a_gap(self):
+        for overlay in self.found:
+            self.assertEqual(set(self.roles(overlay)), ROLES)
+            for role in self.roles(overlay).values():
+                self.assertEqual(role["spec"]["strategy"]["rollingUpdate"], {"maxSurge": 1, "maxUnavailable": 0})
+                self.assertEqual(self.container(role)["args"], [component(role)])
+
+    def test_a_pod_is_given_more_time_to_stop_than_its_role_takes(self):
+        pause = self.container(self.roles()["gateway"])["lifecycle"]["preStop"]["sleep"]["seconds"]
+        needed = {"gateway": pause + seconds(self.setting("gateway", "drain")),
+                  "processor": seconds(self.setting("processor", "drain")), "notifier": NOTIFIER_GRACE_SECONDS}
+        for role, least in needed.items():
+            given = self.roles()[role]["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+            self.assertGreaterEqual(given, least + 5, role)
+
+    def test_every_container_has_probes_limits_and_a_root_that_is_read_only(self):
+        for overlay in self.found:
+            for workload in [*self.roles(overlay).values(), *of_kind(self.found[overlay], "Job")]:
+                with self.subTest(overlay=overlay, workload=name(workload)):
+                    container = self.container(workload)
+                    self.assertTrue(container["securityContext"]["readOnlyRootFilesystem"])
+                    self.assertIn("memory", container["resources"]["requests"])
+                    self.assertLessEqual({"memory", "ephemeral-storage"}, set(container["resources"]["limits"]))
+                    if workload["kind"] == "Deployment":
+                        self.assertEqual(container["livenessProbe"]["httpGet"]["path"], "/healthz")
+                        self.assertEqual(container["readinessProbe"]["httpGet"]["path"], "/readyz")
+                        self.assertIn("startupProbe", container)
+                        self.assertIn("topologySpreadConstraints", workload["spec"]["template"]["spec"])
+
+    def test_probes_ask_where_the_settings_listen(self):
+        ports = {role: self.container(each)["ports"][0]["containerPort"] for role, each in self.roles().items()}
+        listens = {role: int(self.settings["gateway" if role == "gateway" else "telemetry"]["listen"].rsplit(":")[-1]) for role in ROLES}
+        self.assertEqual(ports, listens)
+
+    def test_every_role_gives_up_one_pod_at_a_time(self):
+        for overlay in self.found:
+            budgets = of_kind(self.found[overlay], "PodDisruptionBudget")
+            for role in self.roles(overlay).values():
+                labels = role["spec"]["template"]["metadata"]["labels"]
+                held = [each for each in budgets if matches(each["spec"]["selector"], labels)]
+                self.assertEqual([each["spec"]["maxUnavailable"] for each in held], [1], name(role))
+
+    def test_no_more_processors_are_started_than_there_are_partitions(self):
+        partitions = self.setting("broker", "partitions")
+        scaled = next(each for each in of_kind(self.found["prod"], "ScaledObject") if "processor" in name(each))
+        self.assertEqual(scaled["spec"]["maxReplicaCount"], partitions)
+        plain = next(each for each in of_kind(self.found["options"], "HorizontalPodAutoscaler") if "processor" in name(each))
+        self.assertEqual(plain["spec"]["maxReplicas"], partitions)
+
+    def test_who_scales_a_role_owns_its_replicas(self):
+        for overlay, kind in (("prod", "ScaledObject"), ("options", "HorizontalPodAutoscaler")):
+            scaled = {each["spec"]["scaleTargetRef"]["name"] for each in of_kind(self.found[overlay], kind)}
+            fixed = {role["metadata"]["name"] for role in self.roles(overlay).values() if "replicas" in role["spec"]}
+            self.assertEqual(scaled | fixed, {f"tidemill-{role}" for role in ROLES})
+            self.assertFalse(scaled & fixed)
+
+    def test_scaling_follows_the_broker_and_the_topics_of_the_settings(self):
+        triggers = next(each for each in of_kind(self.found["prod"], "ScaledObject") if "processor" in name(each))["spec"]["triggers"]
+        kafka = next(each for each in triggers if each["type"] == "kafka")["metadata"]
+        prefix = self.setting("broker", "topic_prefix")
+        self.assertEqual(kafka["topic"], f"{prefix}.landed")
+        self.assertEqual(kafka["consumerGroup"], f"{prefix}.processor")
+        self.assertEqual(kafka["bootstrapServers"], "kafka-1.example.com:9092,kafka-2.example.com:9092")
+
+    def test_the_host_of_the_ingress_is_that_of_the_public_url(self):
+        ingress = of_kind(self.found["prod"], "Ingress")[0]["spec"]
+        self.assertEqual([ingress["rules"][0]["host"], *ingress["tls"][0]["hosts"]], ["tidemill.example.com"] * 2)
+
+    def test_what_asks_for_no_token_is_not_on_the_ingress(self):
+        rules = of_kind(self.found["prod"], "Ingress")[0]["spec"]["rules"]
+        paths = {(path["path"], path["pathType"]) for rule in rules for path in rule["http"]["paths"]}
+        self.assertEqual(paths, {("/v1", "Prefix"), ("/openapi.json", "Exact")})
+
+    def test_nothing_is_reachable_that_no_policy_names(self):
+        for overlay in self.found:
+            policies = {each["metadata"]["name"]: each["spec"] for each in of_kind(self.found[overlay], "NetworkPolicy")}
+            self.assertEqual(policies["deny-all"], {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]})
+            for policy in policies.values():
+                for rule in policy.get("ingress", []):
+                    self.assertTrue(rule["from"] and rule["ports"])
+                for rule in policy.get("egress", []):
+                    self.assertTrue(rule["to"] and rule["ports"])
+                    for block in (peer["ipBlock"] for peer in rule["to"] if "ipBlock" in peer):
+                        wide = block["cidr"] in ("0.0.0.0/0", "::/0")
+                        self.assertEqual("except" in block, wide, "link-local addresses are closed")
+
+    def test_every_role_reaches_the_ports_of_the_servers_that_it_is_told_of(self):
+        for overlay in ("dev", "prod"):
+            place = next(each for each in of_kind(self.found[overlay], "ConfigMap") if "place" in name(each))["data"]
+            ports = {"broker": {int(each.rsplit(":")[-1]) for each in place["TIDEMILL_BROKER__SERVERS"].split(",")},
+                     "mail": {int(place.get("TIDEMILL_NOTIFIER__SMTP__PORT", 587))}, "database": {3306},
+                     "objects": {int(place.get("TIDEMILL_OBJECTS__ENDPOINT", "https:443").rsplit(":")[-1])}}
+            uses = {"gateway": ["database", "broker", "objects"], "processor": ["database", "broker", "objects"],
+                    "fetcher": ["database", "broker", "objects"], "notifier": ["broker", "mail"]}
+            for role, deployment in self.roles(overlay).items():
+                labels = deployment["spec"]["template"]["metadata"]["labels"]
+                open_ports = {port["port"] for policy in of_kind(self.found[overlay], "NetworkPolicy")
+                              if matches(policy["spec"]["podSelector"], labels)
+                              for rule in policy["spec"].get("egress", []) for port in rule["ports"]}
+                for server in uses[role]:
+                    self.assertLessEqual(ports[server], open_ports, f"{overlay}: {role} to {server}")
+
+    def test_a_role_mounts_only_the_secrets_that_it_needs(self):
+        mounted = {}
+        for role, deployment in self.roles("options").items():
+            text = json.dumps(deployment["spec"]["template"]["spec"])
+            mounted[role] = {key for key in re.findall(r'"key": "([a-z-]+)"', text)}
+        objects = {"objects-access-key", "objects-secret-key"}
+        self.assertEqual(mounted, {"gateway": {"database-url", "jwt-secret"} | objects,
+                                   "processor": {"database-url", "tables-url"} | objects,
+                                   "notifier": {"mail-user", "mail-password"}})
+        for overlay in ("prod", "options"):
+            self.assertEqual(of_kind(self.found[overlay], "Secret"), [], "secrets of real data are not in files")
