@@ -23,7 +23,7 @@ pub use pipeline::{
     Check, CheckElse, CsvFormat, Duplicates, ErrorBudget, Format, Header, Mode, Notice, NoticeOn,
     NoticeTarget, Pipeline, SinkSpec, Source, Step, TableSink, Then, Tolerance, UploadSource,
 };
-pub use problem::Problem;
+pub use problem::{Problem, nearest};
 pub use read::MAX_SIZE_BYTES_DEFAULT;
 pub use schema::json_schema;
 pub use set::PipelineSet;

@@ -116,7 +116,7 @@ fn shown_char(c: char) -> impl Iterator<Item = char> {
 }
 
 /// The nearest of the names that are known, when one is near enough to be meant.
-pub(crate) fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let name: String = name.chars().take(QUOTED_CHARS_MAX).collect::<String>().to_lowercase();
     let far = (name.chars().count() / 3).max(1);
     known

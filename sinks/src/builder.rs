@@ -1,11 +1,15 @@
-//! Rows of a scan into batches. Shared by both databases; pure.
+//! Rows of a scan into batches. Shared by both databases.
+
+use std::sync::Arc;
 
 use arrow::array::{
     ArrayBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float64Builder, Int64Builder,
     RecordBatchOptions, StringBuilder, TimestampMicrosecondBuilder, make_builder,
 };
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
+use tidemill_pipelines::{ColumnName, TableName};
+use tokio::sync::mpsc;
 
 use crate::{Error, Result};
 
@@ -18,6 +22,34 @@ pub(crate) const BATCHES_WAITING_MAX: usize = 2;
 /// A scan of what is not there.
 pub(crate) fn missing(message: String) -> Error {
     Error::Refused { action: "read the table", message }
+}
+
+/// The columns of a selection, out of those that a table has.
+pub(crate) fn chosen(all: &Schema, table: &TableName, columns: &[ColumnName]) -> Result<SchemaRef> {
+    let fields = columns.iter().map(|name| {
+        let found = all.field_with_name(name.as_str()).cloned();
+        found.map_err(|_| missing(format!("table `{table}` has no column `{name}`")))
+    });
+    Ok(Arc::new(Schema::new(fields.collect::<Result<Vec<Field>>>()?)))
+}
+
+/// Sends batches without columns that stand for this many rows.
+pub(crate) async fn send_counts(
+    schema: &SchemaRef,
+    mut rows: u64,
+    sender: &mpsc::Sender<Result<RecordBatch>>,
+) -> Result<()> {
+    while rows > 0 {
+        let these = rows.min(BATCH_ROWS as u64);
+        rows -= these;
+        let options = RecordBatchOptions::new().with_row_count(usize::try_from(these).ok());
+        let batch = RecordBatch::try_new_with_options(schema.clone(), Vec::new(), &options)
+            .map_err(|error| missing(error.to_string()));
+        if sender.send(batch).await.is_err() {
+            return Ok(());
+        }
+    }
+    Ok(())
 }
 
 /// One builder for each column. Appending tells `false`, and does nothing, when the column has another type.

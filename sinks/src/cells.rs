@@ -168,7 +168,7 @@ fn problem(cells: &Cells<'_>, row: usize, max_length: Option<u32>) -> Option<Str
             let length = if text.len() > limit { text.chars().count() } else { 0 };
             (length > limit).then(|| format!("text of {length} characters, longest is {limit}"))
         }
-        (Cell::Date(day), _) => (!(DAY_MIN..=DAY_MAX).contains(&day)).then(beyond_years),
+        (Cell::Date(day), _) => (!within_years(day)).then(beyond_years),
         (Cell::Timestamp(at), _) => {
             let day = at.div_euclid(DAY_MICROS);
             (!(i64::from(DAY_MIN)..=i64::from(DAY_MAX)).contains(&day)).then(beyond_years)
@@ -220,6 +220,11 @@ pub(crate) fn civil_of_micros(micros: i64) -> Civil {
         micro: (clock % 1_000_000) as u32,
         ..civil_of_day(day as i32)
     }
+}
+
+/// Whether a day number lies within the years 1 to 9999.
+pub(crate) fn within_years(days: i32) -> bool {
+    (DAY_MIN..=DAY_MAX).contains(&days)
 }
 
 /// Day number of a calendar date, `None` when there is no such day.

@@ -55,12 +55,29 @@ pub async fn connect(url: &str, limits: SinkLimits) -> Result<Arc<dyn Sink>> {
         let path = path.strip_prefix("//").unwrap_or(path);
         return Ok(Arc::new(SqliteSink::open_with(path, limits).await?));
     }
+    Err(unknown_scheme(url))
+}
+
+/// Opens the database of a URL for reading only, as above: it makes nothing, and its transactions refuse to write.
+pub async fn connect_read_only(url: &str, limits: SinkLimits) -> Result<Arc<dyn Sink>> {
+    if let Some((_, rest)) = url.split_once("://").filter(|(scheme, _)| ["mariadb", "mysql"].contains(scheme))
+    {
+        return Ok(Arc::new(MySqlSink::connect_read_only(&format!("mysql://{rest}"), limits).await?));
+    }
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let path = path.strip_prefix("//").unwrap_or(path);
+        return Ok(Arc::new(SqliteSink::open_read_only(path, limits)));
+    }
+    Err(unknown_scheme(url))
+}
+
+fn unknown_scheme(url: &str) -> Error {
     // The URL itself may carry a password: only its scheme is told.
     let scheme: String = url.chars().take_while(|c| *c != ':').take(20).collect();
-    Err(Error::Refused {
+    Error::Refused {
         action: "read the url",
         message: format!("scheme `{scheme}` is none of mysql, mariadb, sqlite"),
-    })
+    }
 }
 
 /// Bounds a wait; what runs out of time is told as a server that does not answer.

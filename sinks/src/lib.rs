@@ -8,11 +8,13 @@ mod error;
 mod mysql;
 pub mod notice;
 mod plan;
+mod selection;
 mod sqlite;
 mod table;
 
-pub use connect::{SinkLimits, connect};
+pub use connect::{SinkLimits, connect, connect_read_only};
 pub use error::{Error, Result};
 pub use mysql::MySqlSink;
+pub use selection::{Comparison, Filter, Literal, Selection};
 pub use sqlite::SqliteSink;
 pub use table::{CommitKey, Delivery, LedgerRow, Opened, Sink, TableColumn, TablePlan, TableState};

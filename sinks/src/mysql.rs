@@ -8,6 +8,7 @@ mod catalog;
 mod ddl;
 mod delivery;
 mod errors;
+mod filter;
 mod insert;
 mod ledger;
 mod load;
@@ -23,9 +24,11 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use tidemill_pipelines::{ColumnName, TableName};
+use tidemill_pipelines::TableName;
 
-use crate::{CommitKey, Error, LedgerRow, Opened, Result, Sink, SinkLimits, TablePlan, TableState};
+use crate::{
+    CommitKey, Error, LedgerRow, Opened, Result, Selection, Sink, SinkLimits, TablePlan, TableState,
+};
 use session::Database;
 
 /// Tables of one MySQL or MariaDB database.
@@ -37,7 +40,13 @@ pub struct MySqlSink {
 impl MySqlSink {
     /// Opens the database of a URL `mysql://user:password@host:port/database` and reaches it once.
     pub async fn connect(url: &str, limits: SinkLimits) -> Result<Self> {
-        let database = Arc::new(Database::open(url, limits).await?);
+        let database = Arc::new(Database::open(url, limits, false).await?);
+        Ok(Self { database })
+    }
+
+    /// The same, with sessions whose transactions refuse to write and whose statements the server ends in time.
+    pub async fn connect_read_only(url: &str, limits: SinkLimits) -> Result<Self> {
+        let database = Arc::new(Database::open(url, limits, true).await?);
         Ok(Self { database })
     }
 
@@ -99,12 +108,8 @@ impl Sink for MySqlSink {
         Ok(catalog::table(&mut session, table.as_str()).await?.map(|there| there.schema()))
     }
 
-    async fn scan(
-        &self,
-        table: &TableName,
-        columns: &[ColumnName],
-    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        scan::scan(&self.database, table, columns).await
+    async fn select(&self, selection: &Selection) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        scan::select(&self.database, selection).await
     }
 
     async fn ping(&self) -> Result<()> {

@@ -7,6 +7,7 @@
 mod catalog;
 mod delivery;
 mod fences;
+mod filter;
 mod ledger;
 mod scan;
 mod shape;
@@ -24,10 +25,12 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 use sqlx::{AssertSqlSafe, ConnectOptions};
-use tidemill_pipelines::{ColumnName, Retry, TableName};
+use tidemill_pipelines::{Retry, TableName};
 
 use crate::plan::check_plan;
-use crate::{CommitKey, Error, LedgerRow, Opened, Result, Sink, SinkLimits, TablePlan, TableState};
+use crate::{
+    CommitKey, Error, LedgerRow, Opened, Result, Selection, Sink, SinkLimits, TablePlan, TableState,
+};
 
 /// Connections for scans and questions; each reads its own snapshot.
 const READERS_MAX: u32 = 4;
@@ -70,6 +73,20 @@ impl SqliteSink {
         let sink = Self { reader, writer, fences: Arc::default() };
         sink.migrate().await?;
         Ok(sink)
+    }
+
+    /// Opens a file for reading only when it is first asked; it has to be there.
+    pub fn open_read_only(path: impl AsRef<Path>, limits: SinkLimits) -> Self {
+        let options = SqliteConnectOptions::new()
+            .filename(path)
+            .read_only(true)
+            .busy_timeout(Duration::from_secs(limits.lock_wait_seconds))
+            .disable_statement_logging();
+        let reader = SqlitePoolOptions::new()
+            .max_connections(u32::try_from(limits.connections_max).unwrap_or(READERS_MAX))
+            .acquire_timeout(Duration::from_secs(limits.connect_timeout_seconds))
+            .connect_lazy_with(options);
+        Self { writer: reader.clone(), reader, fences: Arc::default() }
     }
 
     /// Closes the file once no delivery and no scan is open. Called at shutdown.
@@ -138,12 +155,8 @@ impl Sink for SqliteSink {
         Ok(catalog::table(&self.reader, table.as_str()).await?.map(|there| there.schema()))
     }
 
-    async fn scan(
-        &self,
-        table: &TableName,
-        columns: &[ColumnName],
-    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        scan::scan(&self.reader, table, columns).await
+    async fn select(&self, selection: &Selection) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        scan::select(&self.reader, selection).await
     }
 
     async fn ping(&self) -> Result<()> {

@@ -12,7 +12,7 @@ use chrono::{DateTime, Utc};
 use futures::stream::BoxStream;
 use tidemill_pipelines::{ColumnName, Mode, TableName};
 
-use crate::Result;
+use crate::{Result, Selection};
 
 /// A table as a pipeline needs it.
 #[derive(Debug, Clone, PartialEq)]
@@ -107,12 +107,18 @@ pub trait Sink: Send + Sync {
     async fn tables(&self) -> Result<Vec<(TableName, SchemaRef)>>;
     /// The columns of one table, `None` when there is no such table.
     async fn schema(&self, table: &TableName) -> Result<Option<SchemaRef>>;
-    /// Streams these columns of a table in batches of at most 8,192 rows, at a consistent snapshot.
+    /// Streams a part of a table in batches of at most 8,192 rows, at a consistent snapshot. Without columns the
+    /// batches only count rows. Rows that the filters refuse may be among them, see [`crate::Filter`].
+    async fn select(&self, selection: &Selection) -> Result<BoxStream<'static, Result<RecordBatch>>>;
+    /// Streams these columns of a whole table.
     async fn scan(
         &self,
         table: &TableName,
         columns: &[ColumnName],
-    ) -> Result<BoxStream<'static, Result<RecordBatch>>>;
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let columns = columns.to_vec();
+        self.select(&Selection { table: table.clone(), columns, filters: Vec::new(), limit: None }).await
+    }
     /// Reaches the database, for readiness and `tidemill doctor`.
     async fn ping(&self) -> Result<()>;
 }

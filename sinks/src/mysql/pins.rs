@@ -16,8 +16,8 @@ const SQL_MODE: [&str; 5] = [
 const SERVER_NET_TIMEOUT_SECONDS: u64 = 3_600;
 
 /// The statements that pin a session; run at connect and again after the pool has reset a connection.
-pub(crate) fn pins(limits: &SinkLimits) -> Vec<String> {
-    vec![
+pub(crate) fn pins(limits: &SinkLimits, read_only: bool) -> Vec<String> {
+    let mut pins = vec![
         format!(
             "SET NAMES utf8mb4, SESSION sql_mode = '{}', SESSION time_zone = '+00:00', \
          SESSION innodb_lock_wait_timeout = {lock}, SESSION lock_wait_timeout = {lock}, \
@@ -28,7 +28,18 @@ pub(crate) fn pins(limits: &SinkLimits) -> Vec<String> {
             net = SERVER_NET_TIMEOUT_SECONDS,
         ),
         "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED".to_owned(),
-    ]
+    ];
+    if read_only {
+        let seconds = limits.statement_timeout_seconds;
+        pins.push("SET SESSION TRANSACTION READ ONLY".to_owned());
+        // A reader may be killed in mid-statement, which the server would notice only with the first row. MariaDB
+        // reads the first comment, MySQL the second: MariaDB passes over 50700 to 50999.
+        pins.push(format!(
+            "SET SESSION autocommit = 1 /*M!100100 , SESSION max_statement_time = {seconds} */ \
+             /*!50708 , SESSION max_execution_time = {seconds}000 */"
+        ));
+    }
+    pins
 }
 
 /// Refuses a session that the server or a proxy gave other settings than it was told.

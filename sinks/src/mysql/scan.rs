@@ -1,62 +1,62 @@
-//! Reads a table: one SELECT, which InnoDB answers from one snapshot, streamed row by row into batches.
+//! Reads of a table: one SELECT, which InnoDB answers from one snapshot, streamed row by row into batches.
 //! A task holds the connection; it ends with the stream, and closes the connection if rows are left.
 
-use std::sync::Arc;
-
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use futures::StreamExt;
 use futures::stream::{BoxStream, poll_fn};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Row, Value};
-use tidemill_pipelines::{ColumnName, TableName};
 use tokio::sync::mpsc;
 
 use super::catalog;
 use super::ddl::quoted;
 use super::errors::from_client;
-use super::session::{Session, Shared};
-use crate::builder::{BATCH_ROWS, BATCHES_WAITING_MAX, Builders, missing};
+use super::filter::MySql;
+use super::session::{Session, Shared, number, positional};
+use crate::builder::{BATCH_ROWS, BATCHES_WAITING_MAX, Builders, chosen, missing, send_counts};
 use crate::cells::{day_of, micros_of, parse_decimal};
-use crate::{Error, Result};
+use crate::selection::condition;
+use crate::{Error, Result, Selection};
 
 const ACTION: &str = "read the table";
 
-/// Starts a scan of these columns; no columns give batches that only count rows.
-pub(crate) async fn scan(
+/// Starts to read a selection.
+pub(crate) async fn select(
     database: &Shared,
-    table: &TableName,
-    columns: &[ColumnName],
+    selection: &Selection,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let Selection { table, columns, filters, limit } = selection;
     let mut session = database.session().await?;
     let there = catalog::table(&mut session, table.as_str()).await?;
     let there = there.ok_or_else(|| missing(format!("there is no table `{table}`")))?;
-    let all = there.schema();
-    let fields = columns.iter().map(|name| {
-        let found = all.field_with_name(name.as_str()).cloned();
-        found.map_err(|_| missing(format!("table `{table}` has no column `{name}`")))
-    });
-    let schema = Arc::new(Schema::new(fields.collect::<Result<Vec<Field>>>()?));
-    let names = match columns {
-        [] => "1".to_owned(),
-        _ => quoted(columns.iter().map(|c| c.as_str())),
+    let schema = chosen(&there.schema(), table, columns)?;
+    let (condition, values) = match condition(&MySql(&there), filters) {
+        Some((condition, values)) => (format!(" WHERE {condition}"), values),
+        None => (String::new(), Vec::new()),
     };
-    let sql = format!("SELECT {names} FROM `{}`", there.name);
+    let limit = limit.map(|limit| format!(" LIMIT {limit}")).unwrap_or_default();
+    let from = format!("FROM `{}`{condition}{limit}", there.name);
+    let sql = match columns.as_slice() {
+        [] => format!("SELECT COUNT(*) FROM (SELECT 1 {from}) AS chosen"),
+        columns => format!("SELECT {} {from}", quoted(columns.iter().map(|c| c.as_str()))),
+    };
     let (sender, mut receiver) = mpsc::channel(BATCHES_WAITING_MAX);
-    tokio::spawn(read(session, sql, schema, sender));
+    tokio::spawn(read(session, sql, values, schema, sender));
     Ok(poll_fn(move |context| receiver.poll_recv(context)).boxed())
 }
 
 async fn read(
     mut session: Session,
     sql: String,
+    values: Vec<Value>,
     schema: SchemaRef,
     sender: mpsc::Sender<Result<RecordBatch>>,
 ) {
     let ended = tokio::select! {
         // The reader went away; the rest of the rows is not worth their way.
         () = sender.closed() => false,
-        ended = pump(&mut session, &sql, schema, &sender) => match ended {
+        ended = pump(&mut session, &sql, values, schema, &sender) => match ended {
             Ok(()) => true,
             Err(error) => {
                 drop(sender.send(Err(error)).await);
@@ -72,12 +72,19 @@ async fn read(
 async fn pump(
     session: &mut Session,
     sql: &str,
+    values: Vec<Value>,
     schema: SchemaRef,
     sender: &mpsc::Sender<Result<RecordBatch>>,
 ) -> Result<()> {
     let failed = |error| from_client(ACTION, error);
     // The binary protocol: doubles and times come as numbers, exactly.
-    let mut result = session.conn().exec_iter(sql, ()).await.map_err(failed)?;
+    let mut result = session.conn().exec_iter(sql, positional(values)).await.map_err(failed)?;
+    if schema.fields().is_empty() {
+        let row = result.next().await.map_err(failed)?.map(Row::unwrap);
+        let count = row.as_ref().and_then(|row| row.first()).and_then(number).unwrap_or(0);
+        drop(result);
+        return send_counts(&schema, count, sender).await;
+    }
     let mut builders = Builders::new(schema);
     while let Some(row) = result.next().await.map_err(failed)? {
         push_row(&mut builders, row)?;
@@ -92,10 +99,8 @@ async fn pump(
 }
 
 fn push_row(builders: &mut Builders, row: Row) -> Result<()> {
-    if builders.columns() > 0 {
-        for (index, value) in row.unwrap().into_iter().enumerate() {
-            push(builders, index, value)?;
-        }
+    for (index, value) in row.unwrap().into_iter().enumerate() {
+        push(builders, index, value)?;
     }
     builders.end_row();
     Ok(())

@@ -47,8 +47,8 @@ pub(crate) struct Database {
 
 impl Database {
     /// Reads the URL, makes the pool, reaches the server.
-    pub(crate) async fn open(url: &str, limits: SinkLimits) -> Result<Self> {
-        let pool = Pool::new(options(url, &limits)?);
+    pub(crate) async fn open(url: &str, limits: SinkLimits, read_only: bool) -> Result<Self> {
+        let pool = Pool::new(options(url, &limits, read_only)?);
         let flavour = Flavour { mariadb: false };
         let mut database = Self { pool, limits, flavour, strict: Mutex::default() };
         let version = database.session().await?.version.clone();
@@ -96,7 +96,7 @@ impl Database {
     }
 }
 
-fn options(url: &str, limits: &SinkLimits) -> Result<OptsBuilder> {
+fn options(url: &str, limits: &SinkLimits, read_only: bool) -> Result<OptsBuilder> {
     let refused = |message: String| Error::Refused { action: "read the url", message };
     let opts = Opts::from_url(url).map_err(|error| refused(error.to_string()))?;
     if opts.db_name().is_none_or(str::is_empty) {
@@ -111,7 +111,7 @@ fn options(url: &str, limits: &SinkLimits) -> Result<OptsBuilder> {
         .pool_opts(pool)
         .tcp_keepalive(Some(KEEPALIVE))
         .client_found_rows(false)
-        .setup(pins(limits));
+        .setup(pins(limits, read_only));
     if !url.contains("prefer_socket=") {
         // Else the client leaves the address of the URL for the server's local socket on its own.
         builder = builder.prefer_socket(false);
@@ -269,7 +269,8 @@ pub(crate) fn refusal<T>(done: &std::result::Result<mysql_async::Result<T>, Elap
     }
 }
 
-fn positional(values: Vec<Value>) -> Params {
+/// Values as the client takes them.
+pub(crate) fn positional(values: Vec<Value>) -> Params {
     if values.is_empty() { Params::Empty } else { Params::Positional(values) }
 }
 

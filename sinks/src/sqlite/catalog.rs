@@ -234,6 +234,11 @@ async fn made_as(
     connection: &mut SqliteConnection,
     table: &str,
 ) -> Result<HashMap<String, (DataType, Option<u32>)>, sqlx::Error> {
+    // A file that no sink has opened yet has none: the job database, for one.
+    let sql = "SELECT count(*) > 0 FROM sqlite_master WHERE name = 'tidemill_columns'";
+    if !sqlx::query_scalar::<_, bool>(sql).fetch_one(&mut *connection).await? {
+        return Ok(HashMap::new());
+    }
     let sql = "SELECT column_name, kind, max_length FROM tidemill_columns \
                WHERE table_name = ? COLLATE NOCASE";
     let rows = sqlx::query(sql).bind(table).fetch_all(connection).await?;

@@ -1,0 +1,281 @@
+//! What a statement may name: the tables of the sinks in the schema `public`, and `tidemill` with the tables about the
+//! installation, each only as far as the user may see it.
+//!
+//! Tables are looked up when a statement names them; all are listed only where a statement asks for the list.
+
+mod pushdown;
+mod system;
+mod table;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arrow::datatypes::DataType;
+use async_trait::async_trait;
+use datafusion::catalog::{
+    CatalogProvider, CatalogProviderList, MemoryCatalogProvider, MemoryCatalogProviderList, SchemaProvider,
+    TableProvider,
+};
+use datafusion::config::Dialect;
+use datafusion::error::DataFusionError;
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::GreedyMemoryPool;
+use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionState;
+use datafusion::prelude::{SessionConfig, SessionContext};
+use object_store::ObjectStore;
+use serde::{Deserialize, Serialize};
+use tidemill_pipelines::{PipelineName, PipelineSet, SinkSpec, TableName};
+use tidemill_sinks::{Sink, SinkLimits};
+use tokio::sync::OnceCell;
+
+use crate::limits::{BATCH_ROWS, CONNECTIONS_MAX, POOL_PERCENT};
+use crate::worker::OpenObjects;
+use crate::workers::Places;
+use crate::{Error, Flavour, QueryLimits, Result, Statement};
+use system::System;
+use table::SinkTable;
+
+/// The database that clients see.
+const NAME: &str = "tidemill";
+/// The schema of the tables of the sinks.
+const SCHEMA: &str = "public";
+/// Tables of Tidemill itself in the database of the sinks begin so; users see them only through `tidemill.…`.
+const OWN_PREFIX: &str = "tidemill_";
+
+/// What a user may see.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Visible {
+    /// Everything: every table of the database, every job.
+    All,
+    /// What these pipelines made.
+    Only {
+        /// Whose jobs are seen.
+        pipelines: Vec<PipelineName>,
+        /// The tables that nobody else's pipelines write.
+        tables: Vec<TableName>,
+    },
+}
+
+impl Visible {
+    /// The pipelines that may be read, and the tables that only they write.
+    pub fn of(set: &PipelineSet, may_read: impl Fn(&PipelineName) -> bool) -> Self {
+        let mut tables: BTreeMap<TableName, bool> = BTreeMap::new();
+        for pipeline in set.iter() {
+            for SinkSpec::Table(table) in &pipeline.sinks {
+                *tables.entry(table.name.clone()).or_insert(true) &= may_read(&pipeline.name);
+            }
+        }
+        let tables = tables.into_iter().filter(|(_, seen)| *seen).map(|(table, _)| table).collect();
+        let pipelines = set.iter().map(|pipeline| pipeline.name.clone()).filter(may_read).collect();
+        Visible::Only { pipelines, tables }
+    }
+
+    /// Whether a table of the sinks is seen.
+    fn shows(&self, table: &TableName) -> bool {
+        let own = table.as_str().to_ascii_lowercase().starts_with(OWN_PREFIX);
+        !own && match self {
+            Visible::All => true,
+            Visible::Only { tables, .. } => tables.contains(table),
+        }
+    }
+}
+
+/// The databases and the object store, connected when they are first asked.
+pub(crate) struct Data {
+    places: Places,
+    open: OpenObjects,
+    tables: OnceCell<Arc<dyn Sink>>,
+    jobs: OnceCell<Arc<dyn Sink>>,
+    objects: OnceCell<Arc<dyn ObjectStore>>,
+}
+
+impl Data {
+    pub(crate) fn new(places: Places, open: OpenObjects) -> Arc<Self> {
+        let (tables, jobs, objects) = (OnceCell::new(), OnceCell::new(), OnceCell::new());
+        Arc::new(Self { places, open, tables, jobs, objects })
+    }
+
+    /// Connects before the first statement comes; what fails here is told to that statement.
+    pub(crate) async fn connect(&self) {
+        if let Ok(tables) = self.tables().await {
+            tables.ping().await.ok();
+        }
+    }
+
+    async fn tables(&self) -> Result<&Arc<dyn Sink>> {
+        self.tables.get_or_try_init(|| connect(&self.places.tables)).await
+    }
+
+    /// The job database read as a sink's: its tables are tables like others.
+    async fn jobs(&self) -> Result<Option<&Arc<dyn Sink>>> {
+        match &self.places.jobs {
+            Some(url) => self.jobs.get_or_try_init(|| connect(url)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// The object store, for lake tables and rejects.
+    #[expect(dead_code, reason = "lake tables and rejects come next")]
+    async fn objects(&self) -> Result<Option<&Arc<dyn ObjectStore>>> {
+        let Some(settings) = &self.places.objects else {
+            return Ok(None);
+        };
+        let open = async || (self.open)(settings).map_err(|message| Error::Unavailable { message });
+        self.objects.get_or_try_init(open).await.map(Some)
+    }
+}
+
+async fn connect(url: &str) -> Result<Arc<dyn Sink>> {
+    let limits = SinkLimits { connections_max: CONNECTIONS_MAX, ..SinkLimits::default() };
+    let sink = tidemill_sinks::connect_read_only(url, limits).await;
+    sink.map_err(|error| Error::Unavailable { message: error.to_string() })
+}
+
+/// Makes a session for each statement.
+pub(crate) struct Catalog {
+    base: SessionState,
+    data: Arc<Data>,
+}
+
+impl Catalog {
+    /// The engine with its bounds; it writes no files, so what needs more memory fails.
+    pub(crate) fn new(data: Arc<Data>, limits: &QueryLimits) -> Result<Self> {
+        let pool = usize::try_from(limits.memory_bytes * POOL_PERCENT / 100).unwrap_or(usize::MAX);
+        let no_files = DiskManagerBuilder::default().with_mode(DiskManagerMode::Disabled);
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(GreedyMemoryPool::new(pool)))
+            .with_disk_manager_builder(no_files)
+            .build_arc()
+            .map_err(|error| Error::Worker { message: error.to_string() })?;
+        let mut config = SessionConfig::new()
+            .with_target_partitions(limits.threads)
+            .with_batch_size(BATCH_ROWS)
+            .with_default_catalog_and_schema(NAME, SCHEMA)
+            .with_create_default_catalog_and_schema(false)
+            .with_information_schema(true);
+        config.options_mut().sql_parser.map_string_types_to_utf8view = false;
+        let base = SessionStateBuilder::new_with_default_features()
+            .with_config(config)
+            .with_runtime_env(runtime)
+            .build();
+        Ok(Self { base, data })
+    }
+
+    pub(crate) fn name(&self) -> &'static str {
+        NAME
+    }
+
+    pub(crate) fn schema(&self) -> &'static str {
+        SCHEMA
+    }
+
+    /// A session that sees what the user may see.
+    pub(crate) async fn session(&self, statement: &Statement) -> Result<SessionContext> {
+        let lists = lists_tables(&statement.sql);
+        let listed = if lists { Some(self.list(&statement.visible).await?) } else { None };
+        let (data, visible) = (Arc::clone(&self.data), statement.visible.clone());
+        let tables =
+            Tables { data: Arc::clone(&data), visible: visible.clone(), listed, known: Mutex::default() };
+        let catalog = MemoryCatalogProvider::new();
+        let registered = [
+            catalog.register_schema(SCHEMA, Arc::new(tables)),
+            catalog.register_schema(NAME, Arc::new(System::new(data, visible))),
+        ];
+        for done in registered {
+            done.map_err(|error| Error::Worker { message: error.to_string() })?;
+        }
+        let catalogs = MemoryCatalogProviderList::new();
+        catalogs.register_catalog(NAME.to_owned(), Arc::new(catalog));
+        let mut state = SessionStateBuilder::new_from_existing(self.base.clone())
+            .with_catalog_list(Arc::new(catalogs))
+            .build();
+        if statement.flavour == Flavour::Postgres {
+            state.config_mut().options_mut().sql_parser.dialect = Dialect::PostgreSQL;
+        }
+        Ok(SessionContext::new_with_state(state))
+    }
+
+    /// The names to choose the nearest from.
+    pub(crate) async fn table_names(&self, visible: &Visible) -> Result<Vec<String>, DataFusionError> {
+        let listed = self.list(visible).await.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let system = System::NAMES.iter().map(|name| format!("{NAME}.{name}"));
+        Ok(listed.into_iter().map(|name| name.to_string()).chain(system).collect())
+    }
+
+    async fn list(&self, visible: &Visible) -> Result<Vec<TableName>> {
+        let tables = self.data.tables().await?.tables().await;
+        let tables = tables.map_err(|error| Error::Unavailable { message: error.to_string() })?;
+        Ok(tables.into_iter().map(|(name, _)| name).filter(|name| visible.shows(name)).collect())
+    }
+}
+
+/// Whether a statement may ask for the list of tables.
+fn lists_tables(sql: &str) -> bool {
+    let sql = sql.to_ascii_lowercase();
+    ["information_schema", "pg_", "show"].iter().any(|word| sql.contains(word))
+}
+
+/// The tables of the sinks that a user may see.
+struct Tables {
+    data: Arc<Data>,
+    visible: Visible,
+    listed: Option<Vec<TableName>>,
+    /// What was looked up for this statement.
+    known: Mutex<BTreeMap<String, Arc<dyn TableProvider>>>,
+}
+
+impl fmt::Debug for Tables {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Tables")
+    }
+}
+
+#[async_trait]
+impl SchemaProvider for Tables {
+    fn table_names(&self) -> Vec<String> {
+        self.listed.iter().flatten().map(ToString::to_string).collect()
+    }
+
+    async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        let Some(table) = name.parse::<TableName>().ok().filter(|table| self.visible.shows(table)) else {
+            return Ok(None);
+        };
+        if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Ok(Some(Arc::clone(known)));
+        }
+        let sink = self.data.tables().await.map_err(outside)?;
+        let Some(schema) = sink.schema(&table).await.map_err(outside)? else {
+            return Ok(None);
+        };
+        let found: Arc<dyn TableProvider> = Arc::new(SinkTable::new(Arc::clone(sink), table, schema));
+        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.insert(name.to_owned(), Arc::clone(&found));
+        Ok(Some(found))
+    }
+
+    fn table_exist(&self, name: &str) -> bool {
+        self.listed.iter().flatten().any(|table| table.as_str() == name)
+    }
+}
+
+fn outside(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {
+    DataFusionError::External(Box::new(error))
+}
+
+/// A type in the words of pipeline files, where they have one.
+pub(crate) fn kind_word(kind: &DataType) -> String {
+    match kind {
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => "text".to_owned(),
+        DataType::Boolean => "bool".to_owned(),
+        DataType::Date32 | DataType::Date64 => "date".to_owned(),
+        DataType::Timestamp(..) => "timestamp".to_owned(),
+        DataType::Decimal128(precision, scale) | DataType::Decimal256(precision, scale) => {
+            format!("decimal({precision},{scale})")
+        }
+        other => other.to_string().to_lowercase(),
+    }
+}
