@@ -75,11 +75,13 @@ impl Sink for MySqlSink {
     }
 
     async fn ensure(&self, plan: &TablePlan) -> Result<()> {
-        if let TableState::Missing { ddl } = self.inspect(plan).await? {
-            self.database.session().await?.run("create the table", &ddl).await?;
+        let mut state = self.inspect(plan).await?;
+        if let TableState::Missing { ddl } = &state {
+            self.database.session().await?.run("create the table", ddl).await?;
+            // Looked at once more: another process may have made the table in between.
+            state = self.inspect(plan).await?;
         }
-        // Looked at once more: another process may have made the table in between.
-        match self.inspect(plan).await? {
+        match state {
             TableState::Fits => Ok(()),
             TableState::Differs(differences) => {
                 Err(Error::Shape { table: plan.table.to_string(), differences })

@@ -118,16 +118,18 @@ impl Sink for SqliteSink {
     }
 
     async fn ensure(&self, plan: &TablePlan) -> Result<()> {
-        if let TableState::Missing { ddl } = self.inspect(plan).await? {
+        let mut state = self.inspect(plan).await?;
+        if let TableState::Missing { ddl } = &state {
             let made = async {
                 let mut transaction = self.writer.begin_with(BEGIN_WRITE).await?;
-                sqlx::query(AssertSqlSafe(ddl)).execute(&mut *transaction).await?;
+                sqlx::query(AssertSqlSafe(ddl.clone())).execute(&mut *transaction).await?;
                 catalog::record_columns(&mut transaction, plan).await?;
                 transaction.commit().await
             };
             made.await.map_err(|error| from_sqlx("create the table", error))?;
+            state = self.inspect(plan).await?;
         }
-        match self.inspect(plan).await? {
+        match state {
             TableState::Fits => Ok(()),
             TableState::Differs(differences) => {
                 Err(Error::Shape { table: plan.table.to_string(), differences })

@@ -96,18 +96,24 @@ pub(crate) async fn tables(session: &mut Session) -> Result<Vec<(TableName, Sche
     Ok(named.filter_map(|t| Some((t.name.parse().ok()?, t.schema()))).collect())
 }
 
+/// One table is asked for by its name on each side and not joined by it: only so does MariaDB open this table
+/// alone instead of all there are (0.3 and 20 ms in a schema of 30).
 async fn read(session: &mut Session, name: Option<&str>) -> Result<Vec<TableThere>> {
-    let sql = "SELECT t.table_name, t.engine, t.table_type, c.column_name, c.data_type, \
-               c.column_type, c.is_nullable, c.column_default, c.extra, c.character_set_name, \
-               c.collation_name, c.character_maximum_length, c.numeric_precision, \
-               c.numeric_scale, c.datetime_precision \
-               FROM information_schema.tables t JOIN information_schema.columns c \
-               ON c.table_schema = t.table_schema AND c.table_name = t.table_name \
-               WHERE t.table_schema = DATABASE() AND c.table_schema = DATABASE() \
-               AND (? IS NULL OR t.table_name = ?) \
-               ORDER BY t.table_name, c.ordinal_position";
-    let name = name.map_or(Value::NULL, Value::from);
-    let rows = session.rows("read the tables", sql, vec![name.clone(), name]).await?;
+    let (names, values) = match name {
+        Some(name) => ("t.table_name = ? AND c.table_name = ?", vec![name.into(), name.into()]),
+        None => ("c.table_name = t.table_name", Vec::new()),
+    };
+    let sql = format!(
+        "SELECT t.table_name, t.engine, t.table_type, c.column_name, c.data_type, \
+         c.column_type, c.is_nullable, c.column_default, c.extra, c.character_set_name, \
+         c.collation_name, c.character_maximum_length, c.numeric_precision, \
+         c.numeric_scale, c.datetime_precision \
+         FROM information_schema.tables t, information_schema.columns c \
+         WHERE t.table_schema = DATABASE() AND c.table_schema = DATABASE() AND {names} \
+         AND BINARY c.table_name = BINARY t.table_name \
+         ORDER BY t.table_name, c.ordinal_position"
+    );
+    let rows = session.rows("read the tables", &sql, values).await?;
     let mut tables: Vec<TableThere> = Vec::new();
     for row in rows {
         let value = |index: usize| row.get(index).and_then(text).unwrap_or_default();

@@ -35,8 +35,8 @@ const POLL_FULL: Duration = Duration::from_millis(10);
 const SESSION_TIMEOUT_MS: &str = "30000";
 
 /// How long a member whose session ran out may take to be back in its group. After an outage of the broker
-/// librdkafka sometimes never joins again; then the subscription ends, and whoever runs the role starts it anew.
-const OUT_OF_GROUP_MAX: Duration = Duration::from_secs(120);
+/// librdkafka sometimes never joins again; then a new consumer takes its place.
+const OUT_OF_GROUP_MAX: Duration = Duration::from_secs(45);
 
 /// Joins `group`; records come out once the broker has given it partitions.
 pub(super) fn join(mut config: ClientConfig, topic: String, group: &str, buffer: usize) -> Result<Member> {
@@ -56,20 +56,57 @@ pub(super) fn join(mut config: ClientConfig, topic: String, group: &str, buffer:
         // What librdkafka fetches ahead of the buffer, for all partitions together.
         .set("queued.max.messages.kbytes", "4096");
     let held = Arc::new(Held::default());
-    let context = Context { held: Arc::clone(&held) };
-    let consumer: BaseConsumer<Context> =
-        config.create_with_context(context).map_err(failed("make a consumer"))?;
-    consumer.subscribe(&[&topic]).map_err(failed("subscribe"))?;
-    let consumer = Arc::new(consumer);
+    let seat = Arc::new(Seat::take(config, topic, Arc::clone(&held))?);
     let stop = Arc::new(AtomicBool::new(false));
     let (records, receiver) = mpsc::channel(buffer.max(1));
     let poller =
-        Poller { consumer: Arc::clone(&consumer), held: Arc::clone(&held), stop: Arc::clone(&stop), records };
+        Poller { seat: Arc::clone(&seat), held: Arc::clone(&held), stop: Arc::clone(&stop), records };
     let thread = std::thread::Builder::new()
         .name("kafka-poll".to_owned())
         .spawn(move || poller.run())
         .map_err(|error| log_error("start a thread", error.to_string()))?;
-    Ok(Member { topic, consumer, held, stop, records: receiver, thread: Some(thread) })
+    Ok(Member { seat, held, stop, records: receiver, thread: Some(thread) })
+}
+
+/// A member's place in its group: the consumer that sits there now.
+struct Seat {
+    config: ClientConfig,
+    topic: String,
+    held: Arc<Held>,
+    consumer: Mutex<Arc<BaseConsumer<Context>>>,
+}
+
+impl Seat {
+    fn take(config: ClientConfig, topic: String, held: Arc<Held>) -> Result<Self> {
+        let consumer = Mutex::new(Arc::new(consumer(&config, &topic, &held)?));
+        Ok(Self { config, topic, held, consumer })
+    }
+
+    fn consumer(&self) -> Arc<BaseConsumer<Context>> {
+        Arc::clone(&lock(&self.consumer))
+    }
+
+    /// Puts a new consumer in the place of one that does not find back into its group. What the old one gave
+    /// out and nobody has acked is given out again.
+    fn renew(&self) {
+        self.held.forget();
+        match consumer(&self.config, &self.topic, &self.held) {
+            Ok(new) => {
+                let old = std::mem::replace(&mut *lock(&self.consumer), Arc::new(new));
+                drop(old); // outside the lock: it says goodbye to the broker
+                tracing::warn!(topic = self.topic, "a new consumer took the place of one that stayed out");
+            }
+            Err(error) => tracing::warn!(%error, "failed to make a new consumer; trying again"),
+        }
+    }
+}
+
+fn consumer(config: &ClientConfig, topic: &str, held: &Arc<Held>) -> Result<BaseConsumer<Context>> {
+    let context = Context { held: Arc::clone(held) };
+    let consumer: BaseConsumer<Context> =
+        config.create_with_context(context).map_err(failed("make a consumer"))?;
+    consumer.subscribe(&[topic]).map_err(failed("subscribe"))?;
+    Ok(consumer)
 }
 
 /// The partitions that a member holds.
@@ -112,8 +149,15 @@ impl Held {
         lock(&self.0).lost_since.get_or_insert_with(Instant::now);
     }
 
-    fn is_out(&self) -> bool {
-        lock(&self.0).lost_since.is_some_and(|since| since.elapsed() > OUT_OF_GROUP_MAX)
+    fn is_out(&self, longest: Duration) -> bool {
+        lock(&self.0).lost_since.is_some_and(|since| since.elapsed() > longest)
+    }
+
+    /// Lets go of every partition; from now on counts as out of the group.
+    fn forget(&self) {
+        let mut partitions = lock(&self.0);
+        partitions.by_id.clear();
+        partitions.lost_since = Some(Instant::now());
     }
 
     /// Notes a record as given out; the generation of its partition, `None` when that is lost.
@@ -177,7 +221,7 @@ type Item = Result<(Record, u64)>;
 
 /// The polling thread.
 struct Poller {
-    consumer: Arc<BaseConsumer<Context>>,
+    seat: Arc<Seat>,
     held: Arc<Held>,
     stop: Arc<AtomicBool>,
     records: mpsc::Sender<Item>,
@@ -196,12 +240,13 @@ impl Poller {
                 self.resume();
                 paused = false;
             }
-            if self.held.is_out() {
-                tracing::error!("out of the group for too long; the subscription ends");
-                break;
+            if self.held.is_out(OUT_OF_GROUP_MAX) {
+                self.seat.renew();
+                (waiting, paused) = (VecDeque::new(), false);
             }
             let wait = if waiting.is_empty() { POLL } else { POLL_FULL };
-            match self.consumer.poll(wait) {
+            let consumer = self.seat.consumer();
+            match consumer.poll(wait) {
                 None => {}
                 Some(Ok(message)) => {
                     waiting.extend(self.accept(&message));
@@ -222,7 +267,7 @@ impl Poller {
                 Some(Err(error)) => tracing::warn!(%error, "kafka consumer"),
             }
         }
-        commit(&self.consumer);
+        commit(&self.seat.consumer());
     }
 
     /// Fills the buffer; false when nobody reads it any more.
@@ -263,7 +308,8 @@ impl Poller {
         &self,
         change: impl Fn(&BaseConsumer<Context>, &TopicPartitionList) -> Result<(), KafkaError>,
     ) {
-        let changed = self.consumer.assignment().and_then(|list| change(&self.consumer, &list));
+        let consumer = self.seat.consumer();
+        let changed = consumer.assignment().and_then(|list| change(&consumer, &list));
         if let Err(error) = changed {
             tracing::warn!(%error, "failed to pause or resume partitions");
         }
@@ -284,8 +330,7 @@ fn is_fatal(error: &KafkaError) -> bool {
 
 /// The async side of a member.
 pub(super) struct Member {
-    topic: String,
-    consumer: Arc<BaseConsumer<Context>>,
+    seat: Arc<Seat>,
     held: Arc<Held>,
     stop: Arc<AtomicBool>,
     records: mpsc::Receiver<Item>,
@@ -312,7 +357,8 @@ impl Subscription for Member {
     async fn ack(&mut self, record: &Record) -> Result<()> {
         if let Some(offset) = self.held.done(record) {
             // Refused when the partition was lost just now; then the record is given out again elsewhere.
-            if let Err(error) = self.consumer.store_offset(&self.topic, record.partition, offset) {
+            let consumer = self.seat.consumer();
+            if let Err(error) = consumer.store_offset(&self.seat.topic, record.partition, offset) {
                 tracing::debug!(%error, partition = record.partition, "failed to store an offset");
             }
         }
@@ -343,4 +389,46 @@ impl Drop for Member {
 
 fn log_error(action: &'static str, message: String) -> Error {
     Error::Log { action, message, retry: Retry::Later }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+
+    /// librdkafka's own mock of a broker: a member that its group has lost can't be had from a real one at will.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_member_that_stays_out_of_its_group_is_replaced_and_goes_on_where_acks_ended() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("landed", 1, 1).unwrap();
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        let producer: BaseProducer = config.create().unwrap();
+        let send = |text: &str| {
+            producer.send(BaseRecord::to("landed").key("key").payload(text)).unwrap();
+            producer.flush(Duration::from_secs(30)).unwrap();
+        };
+        let mut member = join(config.clone(), "landed".to_owned(), "group", 8).unwrap();
+        send("first");
+        send("second");
+        let first = next(&mut member).await;
+        assert_eq!(first.payload, b"first");
+        member.ack(&first).await.unwrap();
+        let second = next(&mut member).await;
+        assert_eq!(second.payload, b"second");
+        commit(&member.seat.consumer());
+
+        let out_since = Instant::now().checked_sub(OUT_OF_GROUP_MAX * 2).unwrap();
+        lock(&member.held.0).lost_since = Some(out_since);
+        send("third");
+        assert_eq!(next(&mut member).await.payload, b"second", "it was not acked");
+        assert_eq!(next(&mut member).await.payload, b"third");
+        assert!(!member.held.is_out(Duration::ZERO), "it is back in its group");
+        Box::new(member).close().await.unwrap();
+    }
+
+    async fn next(member: &mut Member) -> Record {
+        tokio::time::timeout(Duration::from_secs(60), member.next()).await.unwrap().unwrap()
+    }
 }
