@@ -83,6 +83,12 @@ Jobs, events, tables, objects and mail are kept in the folder of --data. What th
         #[arg(long, value_name = "ADDR")]
         listen: Option<String>,
     },
+    /// Run the role that does what schedules make due: it fetches the pages of APIs
+    Fetcher {
+        /// Address and port of /metrics, /healthz and /readyz [default: 127.0.0.1:9464]
+        #[arg(long, value_name = "ADDR")]
+        listen: Option<String>,
+    },
     /// Run the role that sends e-mail and calls webhooks
     Notifier {
         /// Address and port of /metrics, /healthz and /readyz [default: 127.0.0.1:9464]
@@ -177,6 +183,8 @@ pub enum Role {
     Gateway,
     /// The processor.
     Processor,
+    /// The fetcher.
+    Fetcher,
     /// The notifier.
     Notifier,
 }

@@ -41,6 +41,7 @@ pub async fn run(command: &Command, sources: &Sources, json: bool) -> Result<Exi
         Command::Dev { .. }
         | Command::Gateway { .. }
         | Command::Processor { .. }
+        | Command::Fetcher { .. }
         | Command::Notifier { .. } => {
             anyhow::bail!("a role is not run as a command")
         }

@@ -46,6 +46,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Processor { .. } => {
             runtime.block_on(roles::processor::run(role(Purpose::Processor, "processor")?))
         }
+        Command::Fetcher { .. } => runtime.block_on(roles::fetcher::run(role(Purpose::Fetcher, "fetcher")?)),
         Command::Notifier { .. } => {
             runtime.block_on(roles::notifier::run(role(Purpose::Notifier, "notifier")?))
         }
@@ -69,7 +70,7 @@ fn flags(cli: &Cli) -> Vec<(String, String, String)> {
         Command::Dev { listen } | Command::Gateway { listen } => {
             add("--listen", "gateway.listen", listen.clone())
         }
-        Command::Processor { listen } | Command::Notifier { listen } => {
+        Command::Processor { listen } | Command::Fetcher { listen } | Command::Notifier { listen } => {
             add("--listen", "telemetry.listen", listen.clone());
         }
         _ => {}

@@ -1,6 +1,7 @@
 //! The roles: each builds its parts, brings schemas up to date, and works until it is told to stop.
 
 pub mod dev;
+pub mod fetcher;
 pub mod gateway;
 pub mod notifier;
 pub mod processor;

@@ -50,6 +50,8 @@ pub struct Settings {
     pub gateway: Gateway,
     /// The role that runs pipelines.
     pub processor: Processor,
+    /// The role that does what schedules make due.
+    pub fetcher: Fetcher,
     /// The role that sends notices.
     pub notifier: Notifier,
     /// Logs and metrics.
@@ -178,6 +180,26 @@ pub struct Processor {
     pub drain: Span,
 }
 
+/// The role that does what schedules make due.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fetcher {
+    /// Runs at the same time in one process.
+    pub runs: u32,
+    /// Private addresses that may be fetched from, as blocks.
+    pub allow: Vec<String>,
+    /// Longest run.
+    pub run_limit: Span,
+    /// How long a slot is held without a sign of life.
+    pub lease: Span,
+    /// How long the page ledger keeps the pages of a run that ended.
+    pub keep_pages: Span,
+    /// Secrets by the names that pipeline files use.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Files that hold such secrets.
+    pub secrets_files: BTreeMap<String, PathBuf>,
+}
+
 /// The role that sends notices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -265,6 +287,7 @@ impl Default for Settings {
             broker: Broker::default(),
             gateway: Gateway::default(),
             processor: Processor::default(),
+            fetcher: Fetcher::default(),
             notifier: Notifier::default(),
             telemetry: Telemetry::default(),
         }
@@ -327,6 +350,20 @@ impl Default for Processor {
             lease: Span::seconds(60),
             retries_max: 1,
             drain: Span::seconds(20),
+        }
+    }
+}
+
+impl Default for Fetcher {
+    fn default() -> Self {
+        Self {
+            runs: 4,
+            allow: Vec::new(),
+            run_limit: Span::seconds(3600),
+            lease: Span::seconds(60),
+            keep_pages: Span::seconds(30 * 24 * 3600),
+            secrets: BTreeMap::new(),
+            secrets_files: BTreeMap::new(),
         }
     }
 }

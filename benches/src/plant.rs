@@ -85,8 +85,9 @@ impl Plant {
     /// Lands a file for a pipeline, as a new job also when it landed before.
     pub async fn land(&self, pipeline: &str, file: &Path) -> Result<JobId> {
         let mut pipeline = self.pipeline(pipeline)?.clone();
-        let Source::Upload(source) = &mut pipeline.source;
-        source.duplicates = Duplicates::Accept;
+        if let Source::Upload(source) = &mut pipeline.source {
+            source.duplicates = Duplicates::Accept;
+        }
         let landing = Landing::new(Arc::clone(&self.objects), self.jobs.clone(), LandingLimits::default());
         let upload = Upload { sender: "bench".to_owned(), file_name: None, idempotency_key: None };
         let file = tokio::fs::File::open(file).await?;

@@ -161,6 +161,7 @@ impl From<tidemill_ingest::Error> for Problem {
             Ingest::TooLarge { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string())
             }
+            Ingest::NoUploads { .. } => Self::new(StatusCode::CONFLICT, "no_uploads", error.to_string()),
             Ingest::BrokenOff { .. } => Self::bad_request("broken_off", error.to_string()),
             Ingest::Objects { .. } => Self::unavailable("the object store", &error),
             Ingest::Jobs(error) => error.into(),

@@ -72,6 +72,7 @@ struct FormFile {
     (status = 403, description = "No grant to send to this pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
     (status = 404, description = "No such pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
     (status = 408, description = "The body stalled", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 409, description = "The pipeline fetches its data itself", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
     (status = 413, description = "Over the limit of the pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
     (status = 415, description = "A content type that the pipeline does not read", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
     (status = 422, description = "The Idempotency-Key came before with other content", body = crate::problem::ProblemBody, content_type = "application/problem+json"),

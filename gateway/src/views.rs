@@ -143,10 +143,14 @@ pub(crate) struct PipelineView {
     description: String,
     /// Changes with every change of the pipeline file.
     version: String,
-    /// Largest file in bytes.
-    max_size_bytes: u64,
+    /// Where its data comes from: `upload`, or `http` for pages that are fetched, to which nothing can be sent.
+    source: &'static str,
+    /// Largest file in bytes that may be sent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_size_bytes: Option<u64>,
     /// What a file that was sent before gets: `first` (its first job) or `accept` (a new job).
-    duplicates: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    duplicates: Option<&'static str>,
     format: FormatView,
     /// In the order of the file when it has no header.
     columns: Vec<ColumnView>,
@@ -216,17 +220,21 @@ pub(crate) struct ColumnView {
 
 impl From<&Pipeline> for PipelineView {
     fn from(pipeline: &Pipeline) -> Self {
-        let Source::Upload(source) = &pipeline.source;
+        let (source, upload) = match &pipeline.source {
+            Source::Upload(upload) => ("upload", Some(upload)),
+            Source::Http(_) => ("http", None),
+        };
         let Format::Csv(csv) = &pipeline.format;
         Self {
             name: pipeline.name.to_string(),
             description: pipeline.description.clone(),
             version: pipeline.version.clone(),
-            max_size_bytes: source.max_size_bytes,
-            duplicates: match source.duplicates {
+            source,
+            max_size_bytes: upload.map(|upload| upload.max_size_bytes),
+            duplicates: upload.map(|upload| match upload.duplicates {
                 Duplicates::First => "first",
                 Duplicates::Accept => "accept",
-            },
+            }),
             format: FormatView::Csv(csv.into()),
             columns: pipeline.columns.iter().map(ColumnView::from).collect(),
             tables: pipeline.sinks.iter().map(|SinkSpec::Table(table)| table.name.to_string()).collect(),

@@ -8,6 +8,12 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// An error of landing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// The pipeline gets its data in another way.
+    #[error("pipeline `{pipeline}` fetches its data itself, it takes no uploads")]
+    NoUploads {
+        /// The pipeline.
+        pipeline: String,
+    },
     /// The body is larger than the pipeline takes.
     #[error("the body is larger than {limit_bytes} bytes, the limit of this pipeline")]
     TooLarge {
@@ -42,7 +48,7 @@ impl Error {
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self {
-            Error::TooLarge { .. } | Error::BrokenOff { .. } => Blame::Sender,
+            Error::NoUploads { .. } | Error::TooLarge { .. } | Error::BrokenOff { .. } => Blame::Sender,
             Error::Objects { .. } => Blame::World,
             Error::Jobs(error) => error.blame(),
         }
@@ -51,7 +57,7 @@ impl Error {
     /// Whether to try again.
     pub fn retry(&self) -> Retry {
         match self {
-            Error::TooLarge { .. } => Retry::Never,
+            Error::NoUploads { .. } | Error::TooLarge { .. } => Retry::Never,
             Error::BrokenOff { .. } | Error::Objects { .. } => Retry::Later,
             Error::Jobs(error) => error.retry(),
         }

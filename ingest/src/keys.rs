@@ -29,6 +29,11 @@ impl ObjectKey {
         Self(format!("landing/{pipeline}/{job}/{name}"))
     }
 
+    /// The object of a fetched page; `ending` says its format, as in `json`.
+    pub fn page(pipeline: &PipelineName, run: JobId, number: u64, ending: &str) -> Self {
+        Self(format!("landing/{pipeline}/{run}/page-{number:06}.{ending}"))
+    }
+
     /// Something made of a job by the attempt that ended it: `report.json`, `rejects.csv`. All artifacts of
     /// an attempt lie beside its report, so that one that was overtaken cannot overwrite them.
     pub fn artifact(job: &Job, name: &str) -> Self {

@@ -71,7 +71,9 @@ impl Landing {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: Display + Send,
     {
-        let Source::Upload(source) = &pipeline.source;
+        let Source::Upload(source) = &pipeline.source else {
+            return Err(Error::NoUploads { pipeline: pipeline.name.to_string() });
+        };
         let job_id = JobId::new();
         let key = ObjectKey::landing(&pipeline.name, job_id, upload.file_name.as_deref());
         let stored = self.store(&key, source.max_size_bytes, body).await?;
@@ -89,7 +91,8 @@ impl Landing {
         self.register(&key, job).await
     }
 
-    async fn store<S, E>(&self, key: &ObjectKey, limit_bytes: u64, body: S) -> Result<Stored>
+    /// Stores a body as an object, whole or not at all.
+    pub(crate) async fn store<S, E>(&self, key: &ObjectKey, limit_bytes: u64, body: S) -> Result<Stored>
     where
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: Display + Send,
@@ -137,9 +140,9 @@ impl Landing {
 }
 
 /// What was written.
-struct Stored {
-    size_bytes: u64,
-    sha256: String,
+pub(crate) struct Stored {
+    pub(crate) size_bytes: u64,
+    pub(crate) sha256: String,
 }
 
 async fn copy<S, E>(writer: &mut ObjectWriter<'_>, limit_bytes: u64, body: S) -> Result<Stored>

@@ -60,7 +60,9 @@ async fn orphans(jobs: &JobStore, listed: Vec<ObjectMeta>, bound: DateTime<Utc>)
     let old = listed.into_iter().filter(|object| object.last_modified < bound);
     let old: Vec<_> = old.filter_map(|object| Some((job_of(&object)?, object))).collect();
     let ids: Vec<JobId> = old.iter().map(|(job, _)| *job).collect();
-    let known = jobs.jobs_that_exist(&ids).await?;
+    let mut known = jobs.jobs_that_exist(&ids).await?;
+    // The pages of a run are there before its job, which will have the run's id.
+    known.extend(jobs.runs_under_way(&ids).await?);
     Ok(old.into_iter().filter(|(job, _)| !known.contains(job)).map(|(_, object)| object).collect())
 }
 

@@ -9,9 +9,11 @@ mod connect;
 mod land;
 mod left;
 mod outbox;
+mod pages;
 mod pipelines;
 mod read;
 mod rows;
+mod slots;
 mod write;
 
 use std::sync::Arc;
@@ -24,7 +26,9 @@ use tokio::sync::Semaphore;
 
 use crate::{Counts, Job, JobError, JobId, JobStatus};
 pub(crate) use outbox::{Handover, OutboxRow};
+pub use pages::{FailedPage, LandedPage, Page};
 pub(crate) use rows::Stored;
+pub use slots::{SlotAnswer, SlotClaim};
 
 /// Jobs and the outbox. Cheap to clone; all clones share one pool of connections.
 #[derive(Clone)]

@@ -5,19 +5,23 @@
 
 mod columns;
 mod fault;
+mod http;
 mod locate;
 mod names;
 mod pipeline;
 mod problem;
 mod read;
+mod schedule;
 mod schema;
 mod set;
 mod shape;
+mod slot;
 mod spec;
 mod tree;
 
 pub use columns::{Column, ColumnType, Reference, TimeFormat};
 pub use fault::{Blame, Retry};
+pub use http::{Auth, HttpLimits, HttpSource, Pages};
 pub use names::{ColumnName, NameError, PipelineName, TableName};
 pub use pipeline::{
     Check, CheckElse, CsvFormat, Duplicates, ErrorBudget, Format, Header, Mode, Notice, NoticeOn,
@@ -25,6 +29,8 @@ pub use pipeline::{
 };
 pub use problem::{Problem, nearest};
 pub use read::MAX_SIZE_BYTES_DEFAULT;
+pub use schedule::{CRON_LINES_MAX, Missed, Schedule};
 pub use schema::json_schema;
 pub use set::PipelineSet;
+pub use slot::{SLOT_VARIABLES, Slot, SlotTemplate, TemplateError};
 pub use tree::{FILE_BYTES_MAX, NESTING_MAX};

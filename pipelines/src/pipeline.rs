@@ -1,6 +1,6 @@
 //! The domain of a pipeline: what the rest of Tidemill works with. It cannot be wrong in shape.
 
-use crate::{Column, ColumnName, PipelineName, TableName};
+use crate::{Column, ColumnName, HttpSource, PipelineName, TableName};
 
 /// One pipeline file, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +34,8 @@ pub struct Pipeline {
 pub enum Source {
     /// Files uploaded over HTTP.
     Upload(UploadSource),
+    /// Pages of an API, fetched by Tidemill.
+    Http(Box<HttpSource>),
 }
 
 /// Limits of uploads.

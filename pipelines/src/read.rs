@@ -3,7 +3,9 @@
 
 mod columns;
 mod format;
+mod http;
 mod notify;
+mod schedule;
 mod sinks;
 mod steps;
 
@@ -106,9 +108,15 @@ fn source(node: Option<&Node>, problems: &mut Problems) -> Option<Source> {
     let Some(node) = node else {
         return upload(UploadSpec::default(), Place::FILE, problems);
     };
-    let SourceSpec::Upload(spec) = shape::part(node)?;
-    let place = node.field("upload").map_or(node.place, |upload| upload.place_of("max_size"));
-    upload(spec, place, problems)
+    match shape::part(node)? {
+        SourceSpec::Upload(spec) => {
+            let place = node.field("upload").map_or(node.place, |upload| upload.place_of("max_size"));
+            upload(spec, place, problems)
+        }
+        SourceSpec::Http(spec) => {
+            http::read(spec, node.field("http")?, problems).map(|source| Source::Http(Box::new(source)))
+        }
+    }
 }
 
 fn upload(spec: UploadSpec, size_place: Place, problems: &mut Problems) -> Option<Source> {

@@ -60,6 +60,9 @@ impl Walk<'_> {
             (Value::Scalar { text, quoted }, _) if is_scalar(schema) => {
                 self.scalar(schema, text, *quoted, node.place)
             }
+            (Value::Map(entries), None) if schema.get("additionalProperties").is_some() => {
+                self.texts(schema.get("additionalProperties")?, entries)
+            }
             (Value::Empty, _) => Some(Json::String(String::new())),
             (_, Some(fields)) => self.not_a_map(fields, node),
             _ => self.wrong_kind(expected(schema), node),
@@ -160,6 +163,13 @@ impl Walk<'_> {
             }
         }
         (sound && meant.is_empty()).then_some(Json::Object(result))
+    }
+
+    /// A map whose keys are the author's own.
+    fn texts(&mut self, schema: &'static Json, entries: &[(Key, Node)]) -> Option<Json> {
+        let values: Vec<_> =
+            entries.iter().map(|(key, node)| Some((key.text.clone(), self.value(schema, node)?))).collect();
+        values.into_iter().collect::<Option<Map<_, _>>>().map(Json::Object)
     }
 
     /// Tells an unknown key, and gives back the known one that is probably meant.

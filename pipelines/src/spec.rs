@@ -2,8 +2,12 @@
 //! the JSON Schema, and the schema is what a file is checked against: one source for all three.
 //! [`crate::read`] turns these into the domain.
 
+mod http;
+
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::Deserialize;
+
+pub use http::{AuthSpec, HttpLimitsSpec, HttpSpec, MissedSpec, NextSpec, PagesSpec, ScheduleSpec};
 
 /// One pipeline of Tidemill: where data comes from, its format and columns, the steps, the sinks, the notices.
 #[derive(JsonSchema)]
@@ -42,6 +46,8 @@ pub struct PipelineSpec {
 pub enum SourceSpec {
     /// Files that senders upload over HTTP.
     Upload(UploadSpec),
+    /// Pages of an API that Tidemill fetches.
+    Http(HttpSpec),
 }
 
 /// Files that senders upload over HTTP.

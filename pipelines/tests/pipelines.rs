@@ -104,7 +104,7 @@ fn a_full_file_means_what_it_says() {
     let text = fs::read_to_string(here().join("hired_employees.yaml")).unwrap();
     let pipeline = Pipeline::parse("hired_employees.yaml", &text).unwrap();
     assert_eq!(pipeline.text, text);
-    let Source::Upload(upload) = &pipeline.source;
+    let Source::Upload(upload) = &pipeline.source else { panic!("{:?}", pipeline.source) };
     assert_eq!((upload.max_size_bytes, upload.duplicates), (2 << 30, Duplicates::First));
     let Format::Csv(csv) = &pipeline.format;
     assert_eq!((csv.header, csv.delimiter, csv.quote, csv.trim), (Header::None, b',', Some(b'"'), false));
@@ -133,7 +133,7 @@ fn a_full_file_means_what_it_says() {
 fn what_is_left_out_has_the_documented_default() {
     let text = "pipeline: p\ncolumns: [{name: a, type: bool}]\nsinks: [{table: {name: t}}]\n";
     let pipeline = Pipeline::parse("p.yaml", text).unwrap();
-    let Source::Upload(upload) = &pipeline.source;
+    let Source::Upload(upload) = &pipeline.source else { panic!("{:?}", pipeline.source) };
     assert_eq!(
         (upload.max_size_bytes, upload.duplicates, upload.allow_empty),
         (1 << 30, Duplicates::First, false)
@@ -250,7 +250,7 @@ fn sizes_are_read_in_their_units() {
         );
         let pipeline =
             Pipeline::parse("p.yaml", &text).unwrap_or_else(|problems| panic!("{}", listing(&problems)));
-        let Source::Upload(upload) = pipeline.source;
+        let Source::Upload(upload) = pipeline.source else { panic!("{written}") };
         assert_eq!(upload.max_size_bytes, bytes, "{written}");
     }
 }

@@ -148,5 +148,6 @@ pub(crate) fn count(summary: &Summary, rows: u64) -> (Counts, u64) {
 pub(crate) fn allows_empty(pipeline: &Pipeline) -> bool {
     match &pipeline.source {
         Source::Upload(upload) => upload.allow_empty,
+        Source::Http(http) => http.allow_empty,
     }
 }

@@ -30,7 +30,7 @@ pub use message::{MailMessage, Message, PostMessage, messages};
 pub use outbox::FileNotifier;
 pub use recipient::{Addressing, check_address_template};
 pub use smtp::{SmtpNotifier, SmtpSettings, SmtpTls};
-pub use webhook::{WebhookNotifier, WebhookSettings, signature};
+pub use webhook::{WebhookNotifier, WebhookSettings, retry_after, signature};
 
 /// One way to hand a message over.
 #[async_trait]

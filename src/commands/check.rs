@@ -19,6 +19,7 @@ pub async fn run(sources: &Sources, role: Option<Role>, json: bool) -> Result<Ex
         None => Purpose::Command,
         Some(Role::Gateway) => Purpose::Gateway,
         Some(Role::Processor) => Purpose::Processor,
+        Some(Role::Fetcher) => Purpose::Fetcher,
         Some(Role::Notifier) => Purpose::Notifier,
     };
     // With wrong settings the folder of the pipelines may still be right.

@@ -11,6 +11,7 @@ use prometheus::Registry;
 use tidemill_gateway::Users;
 use tidemill_jobs::JobStore;
 
+use super::fetcher::add_fetcher;
 use super::gateway::add_gateway;
 use super::notifier::add_notifier;
 use super::processor::add_processor;
@@ -56,6 +57,7 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     add_relay(&mut crew, &jobs, &log);
     add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, vec![PROCESSORS, NOTIFIERS])?;
     let shared = Shared { pipelines: Arc::clone(&pipelines), jobs, log: Arc::clone(&log), objects };
+    add_fetcher(&mut crew, &parts, &registry, shared.clone())?;
     add_processor(&mut crew, &parts, &registry, shared.clone(), sink)?;
     add_notifier(&mut crew, &parts, &registry, Arc::clone(&pipelines), log)?;
     add_gateway(&mut crew, &parts, &registry, listener, shared)?;

@@ -17,6 +17,8 @@ pub enum Purpose {
     Gateway,
     /// The role `processor`.
     Processor,
+    /// The role `fetcher`.
+    Fetcher,
     /// The role `notifier`.
     Notifier,
     /// `tidemill dev`: what is not named is kept in the folder `data`.
@@ -30,6 +32,7 @@ impl Purpose {
         match self {
             Purpose::Gateway => "the gateway",
             Purpose::Processor => "the processor",
+            Purpose::Fetcher => "the fetcher",
             Purpose::Notifier => "the notifier",
             Purpose::Dev => "dev",
             Purpose::Command => "this command",
@@ -94,6 +97,7 @@ impl Checker {
         self.number("processor.batch_rows", s.processor.batch_rows.into(), 1..=65_536);
         self.number("processor.lookup_rows_max", s.processor.lookup_rows_max, 1..=100_000_000);
         self.number("processor.retries_max", s.processor.retries_max.into(), 0..=20);
+        self.number("fetcher.runs", s.fetcher.runs.into(), 1..=256);
         self.number("notifier.concurrency", s.notifier.concurrency.into(), 1..=1_000);
     }
 
@@ -108,6 +112,9 @@ impl Checker {
         self.span("processor.job_limit", s.processor.job_limit, second, 7 * DAY);
         self.span("processor.lease", s.processor.lease, 3 * second, DAY);
         self.span("processor.drain", s.processor.drain, Duration::ZERO, DAY);
+        self.span("fetcher.run_limit", s.fetcher.run_limit, second, 7 * DAY);
+        self.span("fetcher.lease", s.fetcher.lease, 3 * second, DAY);
+        self.span("fetcher.keep_pages", s.fetcher.keep_pages, DAY, 3_650 * DAY);
         self.span("notifier.give_up_after", s.notifier.give_up_after, second, 30 * DAY);
         self.span("notifier.webhook_timeout", s.notifier.webhook_timeout, second, DAY);
         self.span("notifier.smtp.timeout", s.notifier.smtp.timeout, second, DAY);
@@ -165,10 +172,12 @@ impl Checker {
             let help = "use 1 to 200 letters, digits, `.`, `_` and `-`";
             self.wrong("broker.topic_prefix", "`broker.topic_prefix` is no part of a topic's name", help);
         }
-        for block in &s.notifier.webhook_allow {
-            if block.parse::<ipnet::IpNet>().is_err() {
-                let message = format!("`notifier.webhook_allow`: `{block}` is no block of addresses");
-                self.wrong("notifier.webhook_allow", message, "write it as 10.1.0.0/16 or fd00::/8");
+        for (path, blocks) in
+            [("notifier.webhook_allow", &s.notifier.webhook_allow), ("fetcher.allow", &s.fetcher.allow)]
+        {
+            for block in blocks.iter().filter(|block| block.parse::<ipnet::IpNet>().is_err()) {
+                let message = format!("`{path}`: `{block}` is no block of addresses");
+                self.wrong(path, message, "write it as 10.1.0.0/16 or fd00::/8");
             }
         }
     }
@@ -199,7 +208,7 @@ impl Checker {
     fn missing(&mut self, s: &Settings, purpose: Purpose) {
         let (database, objects, broker, jwt, mail) = match purpose {
             Purpose::Gateway => (true, true, true, true, false),
-            Purpose::Processor => (true, true, true, false, false),
+            Purpose::Processor | Purpose::Fetcher => (true, true, true, false, false),
             Purpose::Notifier => (false, false, true, false, true),
             Purpose::Dev | Purpose::Command => (false, false, false, false, false),
         };

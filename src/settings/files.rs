@@ -40,6 +40,7 @@ pub fn read_secret_files(settings: &mut Settings) -> Vec<(String, String, String
     }
     let maps = [
         ("broker.client", &settings.broker.client_files, &mut settings.broker.client),
+        ("fetcher.secrets", &settings.fetcher.secrets_files, &mut settings.fetcher.secrets),
         ("notifier.secrets", &settings.notifier.secrets_files, &mut settings.notifier.secrets),
     ];
     for (name, files, secrets) in maps {

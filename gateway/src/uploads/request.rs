@@ -2,7 +2,7 @@
 
 use axum::http::header::{CONTENT_DISPOSITION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use axum::http::{HeaderMap, HeaderName, StatusCode};
-use tidemill_pipelines::{Pipeline, Source};
+use tidemill_pipelines::{Pipeline, Source, UploadSource};
 
 use crate::problem::Problem;
 
@@ -46,11 +46,12 @@ impl Request {
         headers: &HeaderMap,
         name: Option<String>,
     ) -> Result<Self, Problem> {
+        let source = upload_source(pipeline)?;
         let kind = kind(headers)?;
         refuse_encoding(headers)?;
         let length = text(headers, &CONTENT_LENGTH)?.and_then(|text| text.parse().ok());
         if kind == Kind::Raw {
-            refuse_length(pipeline, length)?;
+            refuse_length(source.max_size_bytes, length)?;
         }
         let disposition = text(headers, &CONTENT_DISPOSITION)?.and_then(file_name_of);
         let file_name = name.or(disposition).and_then(|name| clean(&name));
@@ -92,9 +93,18 @@ fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-fn refuse_length(pipeline: &Pipeline, length: Option<u64>) -> Result<(), Problem> {
-    let Source::Upload(source) = &pipeline.source;
-    let limit_bytes = source.max_size_bytes;
+/// 409 for a pipeline that gets its data in another way.
+fn upload_source(pipeline: &Pipeline) -> Result<&UploadSource, Problem> {
+    match &pipeline.source {
+        Source::Upload(source) => Ok(source),
+        Source::Http(_) => {
+            let detail = format!("pipeline `{}` fetches its data itself, it takes no uploads", pipeline.name);
+            Err(Problem::new(StatusCode::CONFLICT, "no_uploads", detail))
+        }
+    }
+}
+
+fn refuse_length(limit_bytes: u64, length: Option<u64>) -> Result<(), Problem> {
     match length {
         Some(length) if length > limit_bytes => Err(tidemill_ingest::Error::TooLarge { limit_bytes }.into()),
         _ => Ok(()),

@@ -27,8 +27,8 @@ impl JobStore {
         check_length("sender", Some(&new.sender))?;
         let mut rounds = 0;
         loop {
-            let job = job(&new);
-            let error = match self.try_commit(&self.insert(&new, &job)?).await {
+            let (job, write) = self.landing(&new)?;
+            let error = match self.try_commit(&write).await {
                 Ok(_) => return Ok(Landed::New(job)),
                 Err(error) => error,
             };
@@ -41,6 +41,13 @@ impl JobStore {
             }
             rounds += 1;
         }
+    }
+
+    /// A job and the change that lands it, for who lands it together with something else.
+    pub(super) fn landing(&self, new: &NewJob) -> Result<(Job, Write)> {
+        let job = job(new);
+        let write = self.insert(new, &job)?;
+        Ok((job, write))
     }
 
     fn insert(&self, new: &NewJob, job: &Job) -> Result<Write> {

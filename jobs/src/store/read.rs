@@ -47,10 +47,14 @@ impl JobStore {
 
     /// Those of `jobs` that there are: an object whose job is not among them belongs to nobody.
     pub async fn jobs_that_exist(&self, jobs: &[JobId]) -> Result<HashSet<JobId>> {
+        self.ids_among("SELECT job_id FROM tidemill_jobs WHERE job_id", jobs).await
+    }
+
+    /// The ids that a question finds among these; it ends before `IN`.
+    pub(super) async fn ids_among(&self, question: &str, ids: &[JobId]) -> Result<HashSet<JobId>> {
         let mut found = HashSet::new();
-        for ids in jobs.chunks(IDS_MAX) {
-            let statement =
-                format!("SELECT job_id FROM tidemill_jobs WHERE job_id IN ({})", marks(ids.len()));
+        for ids in ids.chunks(IDS_MAX) {
+            let statement = format!("{question} IN ({})", marks(ids.len()));
             let values = ids.iter().map(|id| Value::from(id.to_string())).collect();
             for row in self.rows("look for jobs", &statement, values).await? {
                 let id: String = row.try_get(0).map_err(failed("look for jobs"))?;

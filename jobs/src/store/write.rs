@@ -1,5 +1,6 @@
 //! The one way to change something: a statement on the jobs and the event that tells of it, in one transaction.
 
+use std::borrow::Cow;
 use std::future::Future;
 use std::time::Duration;
 
@@ -72,8 +73,11 @@ pub(super) use values;
 /// One change and the event that tells of it.
 #[derive(Debug)]
 pub(super) struct Write {
-    pub statement: &'static str,
+    /// It decides: when it finds no row, nothing is written.
+    pub statement: Cow<'static, str>,
     pub values: Vec<Value>,
+    /// Further statements of the same transaction, whatever rows they find.
+    pub also: Vec<(Cow<'static, str>, Vec<Value>)>,
     pub event: Option<Event>,
     /// When the event may be published; `None` is at once.
     pub due_at: Option<i64>,
@@ -82,7 +86,13 @@ pub(super) struct Write {
 impl Write {
     /// A change that nobody is told of.
     pub fn new(statement: &'static str, values: Vec<Value>) -> Self {
-        Self { statement, values, event: None, due_at: None }
+        Self { statement: statement.into(), values, also: Vec::new(), event: None, due_at: None }
+    }
+
+    /// Runs a further statement in the same transaction.
+    pub fn and(mut self, statement: impl Into<Cow<'static, str>>, values: Vec<Value>) -> Self {
+        self.also.push((statement.into(), values));
+        self
     }
 
     /// Tells of it in the same transaction.
@@ -162,10 +172,13 @@ impl JobStore {
             Dialect::Sqlite => "BEGIN IMMEDIATE",
         };
         let mut transaction = self.pool.begin_with(begin).await?;
-        let done = query(write.statement, write.values.clone()).execute(&mut *transaction).await?;
+        let done = query(&write.statement, write.values.clone()).execute(&mut *transaction).await?;
         if done.rows_affected() == 0 {
             transaction.rollback().await?;
             return Ok(false);
+        }
+        for (statement, values) in &write.also {
+            query(statement, values.clone()).execute(&mut *transaction).await?;
         }
         if let Some(row) = row {
             insert_event(row).execute(&mut *transaction).await?;

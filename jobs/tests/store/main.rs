@@ -6,6 +6,7 @@
 
 mod life;
 mod relay;
+mod slots;
 mod support;
 mod sweeper;
 mod uploads;

@@ -183,7 +183,8 @@ fn texts(
     Some(words.into_iter().map(|word| word.0).collect())
 }
 
-fn zone(zone: Option<String>, place: Place, problems: &mut Problems) -> Option<String> {
+/// The name of a time zone, UTC when there is none.
+pub fn zone(zone: Option<String>, place: Place, problems: &mut Problems) -> Option<String> {
     let name = zone.unwrap_or_else(|| "UTC".to_owned());
     if name.parse::<chrono_tz::Tz>().is_ok() {
         return Some(name);

@@ -109,7 +109,8 @@ fn template_is_good(text: &str, place: Place, problems: &mut Problems) -> bool {
 }
 
 fn webhook(spec: WebhookSpec, node: &Node, problems: &mut Problems) -> Option<Notice> {
-    let url_is_good = url_is_good(&spec.url, node.place_of("url"), problems);
+    let example = "https://example.org/hooks/tidemill";
+    let url_is_good = url_is_good(&spec.url, example, node.place_of("url"), problems);
     let secret_is_good = match &spec.secret {
         None => true,
         Some(name) => secret_is_good(name, node.place_of("secret"), problems),
@@ -119,26 +120,27 @@ fn webhook(spec: WebhookSpec, node: &Node, problems: &mut Problems) -> Option<No
     (url_is_good && secret_is_good).then_some(Notice { on, target })
 }
 
-fn url_is_good(text: &str, place: Place, problems: &mut Problems) -> bool {
+/// An http or https URL without user and password.
+pub fn url_is_good(text: &str, example: &str, place: Place, problems: &mut Problems) -> bool {
     let url = Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let Some(url) = url else {
         // What stands before an @ may be a password, which is repeated nowhere.
         let shown = if text.contains('@') { "this".to_owned() } else { quoted(text) };
         let message = format!("{shown} is not an http or https URL");
-        problems.add_help(place, message, "write something like `https://example.org/hooks/tidemill`");
+        problems.add_help(place, message, format!("write something like `{example}`"));
         return false;
     };
     if url.username().is_empty() && url.password().is_none() {
         return true;
     }
     // The URL itself is not repeated: it holds the secret.
-    let help = "take them away; `secret` names a secret of the settings that signs the body";
+    let help = "take them away; secrets stand in the settings and are named here";
     problems.add_help(place, "the URL holds a user or a password", help);
     false
 }
 
 /// A secret is named, never written: what looks like anything but a name is refused unrepeated.
-fn secret_is_good(name: &str, place: Place, problems: &mut Problems) -> bool {
+pub fn secret_is_good(name: &str, place: Place, problems: &mut Problems) -> bool {
     let good = name.parse::<crate::ColumnName>().is_ok();
     if !good {
         let help =

@@ -23,7 +23,9 @@ pub struct Allow {
 
 /// An address that may not be reached.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("`{host}` is the address {ip}, which is not public; the operator may allow its network for webhooks")]
+#[error(
+    "`{host}` is the address {ip}, which is not public; the operator may allow its network in the settings"
+)]
 pub struct NotAllowed {
     /// The name or literal address asked for.
     pub host: String,

@@ -201,7 +201,7 @@ async fn excerpt(mut answer: Response) -> String {
 }
 
 /// `Retry-After` in seconds or as a date (RFC 9110, section 10.2.3), within [`RETRY_AFTER_MAX`].
-fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
+pub fn retry_after(headers: &HeaderMap, now: DateTime<Utc>) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let pause = match text.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
