@@ -1,6 +1,7 @@
 """The Dockerfile and compose.yaml by the parsers of Docker and Compose themselves, and the workflows by actionlint."""
 
 import re
+import shutil
 import subprocess
 import tempfile
 import unittest
@@ -17,6 +18,13 @@ def containers(kind, text):
         return subprocess.run([TOOLS / "containers", kind, file.name], text=True, capture_output=True)
 
 
+def ignored(folder, names):
+    """What .dockerignore leaves out of a folder."""
+    place = Path(folder).relative_to(ROOT)
+    patterns = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+    return [name for name in names if str(place / name) in patterns or f"**/{name}" in patterns]
+
+
 class Containers(unittest.TestCase):
     dockerfile = (ROOT / "Dockerfile").read_text()
     compose = (ROOT / "compose.yaml").read_text()
@@ -29,11 +37,19 @@ class Containers(unittest.TestCase):
         self.assertIn("unknown instruction", containers("dockerfile", self.dockerfile.replace("ENTRYPOINT", "ENTRIPOINT")).stderr)
         self.assertIn("FromAsCasing", containers("dockerfile", self.dockerfile.replace(" AS build", " as build")).stderr)
 
-    def test_every_folder_that_is_copied_is_there_and_not_ignored(self):
-        ignored = (ROOT / ".dockerignore").read_text().splitlines()
-        for source in ("Cargo.toml", "Cargo.lock", "pipelines", *re.findall(r'members = \[(.*?)\]', (ROOT / "Cargo.toml").read_text())[0].replace('"', "").split(", ")):
-            self.assertTrue((ROOT / source).exists(), source)
-            self.assertNotIn(source, ignored)
+    def test_the_workspace_is_whole_in_what_docker_is_sent(self):
+        with tempfile.TemporaryDirectory() as folder:
+            context = Path(folder) / "context"
+            shutil.copytree(ROOT, context, ignore=ignored)
+            for gone in ("target", ".git", "docs"):
+                self.assertFalse((context / gone).exists(), gone)
+            answer = subprocess.run(["cargo", "metadata", "--locked", "--offline", "--no-deps", "--format-version=1"],
+                                    cwd=context, text=True, capture_output=True)
+            self.assertEqual(answer.returncode, 0, answer.stderr)
+            for source in context.rglob("src/**/*.rs"):
+                for file in re.findall(r'include_(?:str|bytes)!\("(.*?)"\)', source.read_text()):
+                    self.assertTrue((source.parent / file).exists(), f"{source} includes {file}")
+            self.assertTrue(list((context / "pipelines").glob("*.yaml")))
 
     def test_the_image_is_built_with_the_compiler_that_the_workspace_needs(self):
         needed = re.search(r'rust-version = "(.*)"', (ROOT / "Cargo.toml").read_text())[1]
@@ -48,7 +64,7 @@ class Containers(unittest.TestCase):
     def test_compose_takes_its_file(self):
         answer = containers("compose", self.compose)
         self.assertEqual((answer.returncode, answer.stderr), (0, ""))
-        for role in ("gateway", "processor", "notifier", "migrate"):
+        for role in ("gateway", "processor", "notifier", "fetcher", "migrate"):
             self.assertIn(f"service {role}: tidemill:dev", answer.stdout)
 
     def test_a_compose_file_that_is_wrong_is_refused(self):

@@ -130,18 +130,18 @@ class Deploy(unittest.TestCase):
             answer = deploy(folder)
             self.assertEqual(answer.returncode, 0, answer.stdout + answer.stderr)
             self.assertEqual(cluster.roles_at_migration, set())
-            self.assertEqual(len(self.roles("tidemill-order")), 3)
+            self.assertEqual(len(self.roles("tidemill-order")), 4)
             # The next version: a Job can't be changed, so it is replaced.
             kustomization = folder / "kustomization.yaml"
             kustomization.write_text(kustomization.read_text().replace("v1.2.3", "v1.2.4"))
             answer = deploy(folder)
             self.assertEqual(answer.returncode, 0, answer.stdout + answer.stderr)
             self.assertEqual(self.images("tidemill-order"), {"ghcr.io/example/tidemill:v1.2.4"})
-            self.assertEqual(len(cluster.roles_at_migration), 3, "uploads are taken meanwhile")
+            self.assertEqual(len(cluster.roles_at_migration), 4, "uploads are taken meanwhile")
             answer = deploy(folder, "--stop-first")
             self.assertEqual(answer.returncode, 0, answer.stdout + answer.stderr)
             self.assertEqual(cluster.roles_at_migration, set(), "nothing runs beside the migration")
-        self.assertEqual(len(self.roles("tidemill-order")), 3)
+        self.assertEqual(len(self.roles("tidemill-order")), 4)
 
     def test_a_migration_that_fails_leaves_the_roles_as_they_were(self):
         make_secret("tidemill-fails", set(SECRET) - OPTIONAL)

@@ -10,7 +10,7 @@ from overlays import all_three, component, name, objects, of_kind
 
 SECOND = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}
 # What a role has to run besides its replicas.
-ROLES = {"gateway", "processor", "notifier"}
+ROLES = {"gateway", "processor", "notifier", "fetcher"}
 NOTIFIER_GRACE_SECONDS = 20  # GRACE of src/roles/notifier.rs
 
 
@@ -156,6 +156,6 @@ class Manifests(unittest.TestCase):
         objects = {"objects-access-key", "objects-secret-key"}
         self.assertEqual(mounted, {"gateway": {"database-url", "jwt-secret"} | objects,
                                    "processor": {"database-url", "tables-url"} | objects,
-                                   "notifier": {"mail-user", "mail-password"}})
+                                   "fetcher": {"database-url"} | objects, "notifier": {"mail-user", "mail-password"}})
         for overlay in ("prod", "options"):
             self.assertEqual(of_kind(self.found[overlay], "Secret"), [], "secrets of real data are not in files")

@@ -27,7 +27,10 @@ def settle(workload, found, root):
             (folder / item["path"]).write_text(secret_data(found)[item["key"]])
     variables = {}
     for source in container["envFrom"]:
-        variables |= maps[source["configMapRef"]["name"]]
+        if "configMapRef" in source:
+            variables |= maps[source["configMapRef"]["name"]]
+        else:
+            assert source["secretRef"]["optional"], "a Secret that nobody was told to make"
     for variable in container["env"]:
         reference = variable.get("valueFrom", {}).get("secretKeyRef")
         value = secret_data(found)[reference["key"]] if reference else variable["value"]
