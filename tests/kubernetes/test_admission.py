@@ -5,8 +5,16 @@ import json
 import unittest
 
 from cluster import shared
-from overlays import all_three, name, objects, of_kind, parse, pod_of, render, server_objects
+from overlays import all_three, filled, name, objects, of_kind, parse, pod_of, render, server_objects
 
+RULES = """groups:
+  - name: late
+    rules:
+      - alert: Late
+        expr: max(tidemill_queue_oldest_age_seconds) > 600
+        for: 5m
+"""
+DASHBOARD = '{"title": "Queue", "panels": []}'
 WORKLOADS = ("Deployment", "StatefulSet", "Job")
 
 
@@ -93,6 +101,22 @@ class Admission(unittest.TestCase):
         monitor = copy.deepcopy(self.object("prod", "PodMonitor tidemill"))
         monitor["spec"]["podMetricsEndpoints"][0]["interval"] = "often"
         self.assertIn("interval", refused(monitor))
+
+    def test_rules_and_dashboards_become_objects(self):
+        folder = filled("tidemill-watched")
+        for place, file, text in (("alerts", "late.rules.yaml", RULES), ("dashboards", "queue.json", DASHBOARD)):
+            (folder.parents[1] / place).mkdir(exist_ok=True)
+            (folder.parents[1] / place / file).write_text(text)
+        found = {name(each): each for each in objects(folder)}
+        rule, dashboard = found["PrometheusRule late"], found["ConfigMap tidemill-dashboard-queue"]
+        self.assertEqual(rule["spec"]["groups"][0]["rules"][0]["alert"], "Late")
+        self.assertEqual(dashboard["data"]["queue.json"], DASHBOARD)
+        self.assertEqual(dashboard["metadata"]["labels"], {"grafana_dashboard": "1"})
+        shared().kubectl("create", "namespace", "tidemill-watched")
+        for each in (rule, dashboard):
+            shared().kubectl("apply", "--server-side", "--dry-run=server", "-f", "-", text=json.dumps(each))
+        rule["spec"]["groups"][0]["rules"][0]["for"] = "a while"
+        self.assertIn("spec.groups", refused(rule))
 
     def workload(self, wanted):
         return self.object("prod", f"Deployment {wanted}")

@@ -1,5 +1,6 @@
 """The binary reads what its pods would read: files mounted and variables set as a kubelet does, checked by `tidemill check`."""
 
+import re
 import subprocess
 import tempfile
 import unittest
@@ -56,6 +57,11 @@ class Settings(unittest.TestCase):
                 with self.subTest(overlay=overlay, role=component(workload)):
                     answer = check(workload, found)
                     self.assertEqual(answer.returncode, 0, answer.stdout + answer.stderr)
+
+    def test_every_role_of_the_binary_runs_in_the_cluster(self):
+        answer = subprocess.run([BINARY, "check", "--role", "?"], text=True, capture_output=True)
+        roles = set(re.search(r"possible values: (.*)\]", answer.stderr)[1].split(", "))
+        self.assertEqual({component(each) for each in of_kind(objects(filled()), "Deployment")}, roles)
 
     def test_a_setting_that_is_none_is_refused_by_name(self):
         said = self.refusal("gateway", ("TIDEMILL_OBJECTS__URL", "TIDEMILL_OBJECTS__URLS"))
