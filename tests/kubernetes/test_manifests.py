@@ -14,6 +14,16 @@ ROLES = {"gateway", "processor", "notifier", "fetcher"}
 NOTIFIER_GRACE_SECONDS = 20  # GRACE of src/roles/notifier.rs
 
 
+PROCESS_BYTES = 100 << 20  # of a role without work
+UPLOAD_BYTES = 15 << 20  # of gateway.uploads_max in tidemill.example.toml
+PROGRAM_BYTES = 1 << 30  # what a step `program` may take unless its pipeline says otherwise
+
+
+def size(text):
+    number, unit = re.fullmatch(r"(\d+)([KMGT]i)B?", text).groups()
+    return int(number) << {"Ki": 10, "Mi": 20, "Gi": 30, "Ti": 40}[unit]
+
+
 def seconds(text):
     return sum(float(number) * SECOND[unit] for number, unit in re.findall(r"([\d.]+)(ms|s|m|h|d)", text))
 
@@ -74,6 +84,14 @@ class Manifests(unittest.TestCase):
                         self.assertEqual(container["readinessProbe"]["httpGet"]["path"], "/readyz")
                         self.assertIn("startupProbe", container)
                         self.assertIn("topologySpreadConstraints", workload["spec"]["template"]["spec"])
+
+    def test_memory_limits_hold_what_the_settings_allow(self):
+        jobs = self.setting("processor", "concurrency")
+        processor = size(self.setting("processor", "memory")) + jobs * PROGRAM_BYTES
+        uploads = self.setting("gateway", "uploads_max") * UPLOAD_BYTES
+        for role, needed in (("processor", processor), ("gateway", uploads)):
+            given = size(self.container(self.roles()[role])["resources"]["limits"]["memory"])
+            self.assertGreaterEqual(given, needed + PROCESS_BYTES, role)
 
     def test_probes_ask_where_the_settings_listen(self):
         ports = {role: self.container(each)["ports"][0]["containerPort"] for role, each in self.roles().items()}
