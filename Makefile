@@ -31,9 +31,9 @@ test-fast: ## the tests that need no server
 	$(CARGO) test --locked -p tidemill-pipelines
 	$(CARGO) test --locked --workspace --lib --exclude tidemill-pipelines
 
-test-kubernetes: ## k8s/, Dockerfile, compose.yaml and workflows, on a real kube-apiserver built once; needs Go, Python, openssl
+test-kubernetes: ## k8s/, Dockerfile, compose.yaml and workflows, on a real kube-apiserver, built once by Go, and real servers
 	@.ci/toolchain
-	@tests/kubernetes/run
+	@$(SERVERS) with tests/kubernetes/run
 
 servers-up: ## the test servers, left running; prints the variables that tests read
 	@$(SERVERS) up

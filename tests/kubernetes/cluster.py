@@ -70,8 +70,8 @@ class Cluster:
         self.kubectl("wait", "--for=condition=Established", "--timeout=60s", *[f"crd/{name}" for name in CRDS])
 
     def launch(self, program, *arguments):
-        log = open(self.folder / f"{program}.log", "wb")
-        self.processes.append(subprocess.Popen([TOOLS / program, *arguments], stdout=log, stderr=log))
+        with open(self.folder / f"{program}.log", "wb") as log:
+            self.processes.append(subprocess.Popen([TOOLS / program, *arguments], stdout=log, stderr=log))
 
     def write_kubeconfig(self):
         """The server signs a certificate for itself at its first start; here that is its authority, too."""

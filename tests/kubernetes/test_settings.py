@@ -10,7 +10,7 @@ from cluster import BINARY, ROOT
 from overlays import all_three, component, filled, objects, of_kind, secret_data
 
 
-def settle(workload, found, root):
+def settle(workload, found, root, secret):
     """Lays out the volumes of a pod below a folder; gives its variables, with paths that lead there."""
     spec = workload["spec"]["template"]["spec"]
     container = spec["containers"][0]
@@ -25,7 +25,7 @@ def settle(workload, found, root):
             for file, text in maps[volume["configMap"]["name"]].items():
                 (folder / file).write_text(text)
         for item in volume.get("secret", {}).get("items", []):
-            (folder / item["path"]).write_text(secret_data(found)[item["key"]])
+            (folder / item["path"]).write_text(secret[item["key"]])
     variables = {}
     for source in container["envFrom"]:
         if "configMapRef" in source:
@@ -34,7 +34,7 @@ def settle(workload, found, root):
             assert source["secretRef"]["optional"], "a Secret that nobody was told to make"
     for variable in container["env"]:
         reference = variable.get("valueFrom", {}).get("secretKeyRef")
-        value = secret_data(found)[reference["key"]] if reference else variable["value"]
+        value = secret[reference["key"]] if reference else variable["value"]
         inside = any(value.startswith(f"{mount}/") for mount in mounts)
         variables[variable["name"]] = f"{root}{value}" if inside else value
     return variables
@@ -43,7 +43,7 @@ def settle(workload, found, root):
 def check(workload, found):
     """What `tidemill check` says in the pod of a role, or of the migration."""
     with tempfile.TemporaryDirectory() as root:
-        variables = settle(workload, found, root)
+        variables = settle(workload, found, root, secret_data(found))
         role = [] if component(workload) == "migrate" else ["--role", component(workload)]
         return subprocess.run([BINARY, "check", *role, "--pipelines", ROOT / "pipelines"], env=variables, cwd=root,
                               text=True, capture_output=True)
