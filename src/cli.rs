@@ -148,6 +148,13 @@ Examples:
     Schema,
     /// Reach every server of the settings, or say which does not answer and what to do
     Doctor,
+    /// Run a program under limits, for the processor
+    #[command(name = tidemill_processor::confine::COMMAND, hide = true)]
+    Confine {
+        /// How, the limits, the program with its arguments
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<std::ffi::OsString>,
+    },
 }
 
 /// What is sent, and as whom.

@@ -42,7 +42,8 @@ pub async fn run(command: &Command, sources: &Sources, json: bool) -> Result<Exi
         | Command::Gateway { .. }
         | Command::Processor { .. }
         | Command::Fetcher { .. }
-        | Command::Notifier { .. } => {
+        | Command::Notifier { .. }
+        | Command::Confine { .. } => {
             anyhow::bail!("a role is not run as a command")
         }
     }

@@ -31,6 +31,10 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Command::Confine { arguments } = &cli.command {
+        tidemill_processor::confine::main(arguments)?; // before any thread and setting: it becomes another program
+        return Ok(ExitCode::SUCCESS);
+    }
     // Two TLS back ends are linked in (one by the lake's kernel); without a choice, rustls would panic at its first use.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let sources = Sources::of_process(cli.common.config.clone(), flags(&cli));

@@ -147,6 +147,7 @@ impl Parts {
             record_bytes_max: processor.record_max.len(),
             raw_bytes_max: processor.raw_max.len(),
             lookup_rows_max: usize::try_from(processor.lookup_rows_max).unwrap_or(usize::MAX),
+            ..ProcessorLimits::default()
         }
     }
 

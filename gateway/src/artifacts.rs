@@ -6,13 +6,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header::{
     ACCEPT_RANGES, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, IF_NONE_MATCH,
-    IF_RANGE, RANGE,
+    IF_RANGE, RANGE, X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use object_store::{GetOptions, GetRange, GetResult, ObjectStoreExt};
 use tidemill_ingest::ObjectKey;
 use tidemill_jobs::Job;
+use tidemill_pipelines::artifact_name_fits;
 
 use crate::caller::Caller;
 use crate::extract::Path;
@@ -22,9 +23,6 @@ use crate::problem::Problem;
 
 /// Header of the rejects, answered alone when nothing was refused.
 const REJECTS_HEADER: &str = "line,byte_start,byte_end,column,stage,code,message,problems,raw\n";
-
-/// Longest name of an artifact, in bytes.
-const NAME_BYTES_MAX: usize = 200;
 
 /// The refused records of a job, one line each, with the reason and the raw text.
 #[utoipa::path(get, path = "/v1/jobs/{id}/rejects", tag = "jobs", security(("bearer" = [])),
@@ -70,17 +68,11 @@ pub(crate) async fn file(
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let job = seen(&shared, &caller.user, &id).await?;
-    let found = if is_name(&name) { read(&shared, &job, &name, &headers).await? } else { None };
+    let found = if artifact_name_fits(&name) { read(&shared, &job, &name, &headers).await? } else { None };
     found.ok_or_else(|| {
         let name: String = name.chars().take(80).collect();
         Problem::not_found("unknown_file", format!("job `{id}` has no file `{name}`"))
     })
-}
-
-/// A name that is one part of a key and no way out of the job's folder.
-fn is_name(name: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
-    !name.starts_with('.') && (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(allowed)
 }
 
 /// The artifact as an answer, `None` when there is none of this name.
@@ -125,7 +117,9 @@ fn answer(object: GetResult, name: &str, is_part: bool) -> Response {
     let status = if is_part { StatusCode::PARTIAL_CONTENT } else { StatusCode::OK };
     let mut response = (status, Body::from_stream(object.into_stream())).into_response();
     let headers = response.headers_mut();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type(name)));
+    headers.insert(CONTENT_TYPE, content_type(name));
+    // A browser shall not take a sender's file for a page of ours.
+    headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CONTENT_LENGTH, HeaderValue::from(range.end - range.start));
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
     let mut insert = |name, value: String| {
@@ -188,19 +182,16 @@ fn header(headers: &HeaderMap, name: axum::http::HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-fn content_type(name: &str) -> &'static str {
-    match name.rsplit('.').next().unwrap_or("") {
-        "csv" => "text/csv; charset=utf-8",
-        "json" => "application/json",
-        "jsonl" => "application/jsonl",
-        "txt" | "log" => "text/plain; charset=utf-8",
-        "mp3" => "audio/mpeg",
-        "mp4" => "video/mp4",
-        "parquet" => "application/vnd.apache.parquet",
-        "gz" => "application/gzip",
-        "zip" => "application/zip",
-        _ => "application/octet-stream",
-    }
+/// By the ending of the name; texts are UTF-8.
+fn content_type(name: &str) -> HeaderValue {
+    let known = match name.rsplit_once('.').map(|(_, ending)| ending) {
+        Some("jsonl") => Some("application/jsonl".to_owned()),
+        Some("parquet") => Some("application/vnd.apache.parquet".to_owned()),
+        _ => mime_guess::from_path(name).first_raw().map(str::to_owned),
+    };
+    let known = known.unwrap_or_else(|| "application/octet-stream".to_owned());
+    let text = if known.starts_with("text/") { format!("{known}; charset=utf-8") } else { known };
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static("application/octet-stream"))
 }
 
 #[cfg(test)]
@@ -230,10 +221,21 @@ mod tests {
     }
 
     #[test]
-    fn a_name_cannot_leave_the_folder_of_its_job() {
-        for bad in ["", ".", "..", ".hidden", "a/b", "a\\b", "a b", "é", &"x".repeat(201)] {
-            assert!(!is_name(bad), "{bad}");
+    fn the_content_type_follows_the_ending() {
+        for (name, expected) in [
+            ("a.csv", "text/csv; charset=utf-8"),
+            ("a.txt", "text/plain; charset=utf-8"),
+            ("a.html", "text/html; charset=utf-8"),
+            ("report.json", "application/json"),
+            ("a.jsonl", "application/jsonl"),
+            ("talk.mp3", "audio/mpeg"),
+            ("talk.mp4", "video/mp4"),
+            ("a.parquet", "application/vnd.apache.parquet"),
+            ("a.zip", "application/zip"),
+            ("a.unheard-of", "application/octet-stream"),
+            ("mp3", "application/octet-stream"),
+        ] {
+            assert_eq!(content_type(name), expected, "{name}");
         }
-        assert!(is_name("report.json") && is_name("audio-1_2.mp3"));
     }
 }

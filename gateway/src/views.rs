@@ -54,6 +54,8 @@ pub(crate) struct JobView {
     content_sha256: String,
     /// Key of the report, once it ended; its last part is the name below `/v1/jobs/{id}/files/`.
     report_file_path: Option<String>,
+    /// Names of the files that were made, each at `/v1/jobs/{id}/files/{name}`.
+    artifacts: Vec<String>,
     /// The user who sent it.
     sender: String,
     /// Records found, without header records.
@@ -121,6 +123,7 @@ impl From<Job> for JobView {
             size_bytes: job.size_bytes,
             content_sha256: job.content_sha256,
             report_file_path: job.report_file_path,
+            artifacts: job.artifacts,
             sender: job.sender,
             records_in: job.counts.records_in,
             records_written: job.counts.records_written,
@@ -152,7 +155,7 @@ pub(crate) struct PipelineView {
     #[serde(skip_serializing_if = "Option::is_none")]
     duplicates: Option<&'static str>,
     format: FormatView,
-    /// In the order of the file when it has no header.
+    /// In the order of the file when it has no header; none when the format is `file`.
     columns: Vec<ColumnView>,
     /// The tables that are written.
     tables: Vec<String>,
@@ -164,7 +167,13 @@ pub(crate) struct PipelineView {
 pub(crate) enum FormatView {
     /// Delimited text.
     Csv(CsvView),
+    /// Any file that the programs of the pipeline take.
+    File(FileView),
 }
+
+/// Bytes as they are; it has no fields.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct FileView {}
 
 /// The dialect of a delimited text.
 #[derive(Debug, Serialize, ToSchema)]
@@ -224,7 +233,6 @@ impl From<&Pipeline> for PipelineView {
             Source::Upload(upload) => ("upload", Some(upload)),
             Source::Http(_) => ("http", None),
         };
-        let Format::Csv(csv) = &pipeline.format;
         Self {
             name: pipeline.name.to_string(),
             description: pipeline.description.clone(),
@@ -235,7 +243,10 @@ impl From<&Pipeline> for PipelineView {
                 Duplicates::First => "first",
                 Duplicates::Accept => "accept",
             }),
-            format: FormatView::Csv(csv.into()),
+            format: match &pipeline.format {
+                Format::Csv(csv) => FormatView::Csv(csv.into()),
+                Format::File => FormatView::File(FileView {}),
+            },
             columns: pipeline.columns.iter().map(ColumnView::from).collect(),
             tables: pipeline.sinks.iter().map(|SinkSpec::Table(table)| table.name.to_string()).collect(),
         }

@@ -1,5 +1,5 @@
 //! Keys of objects: `landing/{pipeline}/{job}/{file}` for what came in,
-//! `jobs/{job}/{attempt}/{name}` for what was made of it (report.json, rejects.csv, artifacts).
+//! `jobs/{job}/{attempt}/` for what was made of it: report.json, rejects.csv, and artifacts below `files/`.
 
 use std::fmt;
 
@@ -34,9 +34,14 @@ impl ObjectKey {
         Self(format!("landing/{pipeline}/{run}/page-{number:06}.{ending}"))
     }
 
-    /// Something made of a job by the attempt that ended it: `report.json`, `rejects.csv`. All artifacts of
-    /// an attempt lie beside its report, so that one that was overtaken cannot overwrite them.
+    /// Something made of a job by the attempt that ended it: `report.json`, `rejects.csv`, and below `files/`
+    /// what the pipeline made. All of an attempt lies beside its report, so that one that was overtaken cannot
+    /// overwrite it.
     pub fn artifact(job: &Job, name: &str) -> Self {
+        let name = match name {
+            "report.json" | "rejects.csv" => name.to_owned(),
+            _ => format!("files/{name}"),
+        };
         match job.report_file_path.as_deref().and_then(|report| report.rsplit_once('/')) {
             Some((folder, _)) => Self(format!("{folder}/{name}")),
             None => Self(format!("jobs/{}/{name}", job.job_id)),

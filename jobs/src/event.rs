@@ -55,6 +55,9 @@ pub struct FinishedData {
     pub job: Job,
     /// The first rejects, for the message: at most [`FinishedData::REJECTS_MAX`].
     pub rejects: Vec<RejectSample>,
+    /// URLs of the job's artifacts; filled in for webhooks by the notifier, which knows the gateway's address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub links: Vec<String>,
 }
 
 /// One reject in a message.
@@ -85,7 +88,7 @@ impl Event {
     /// The event that a job ended, with the first of its rejects.
     pub fn finished(job: &Job, mut rejects: Vec<RejectSample>, time: DateTime<Utc>) -> Self {
         rejects.truncate(FinishedData::REJECTS_MAX);
-        let data = FinishedData { job: job.clone(), rejects };
+        let data = FinishedData { job: job.clone(), rejects, links: Vec::new() };
         Self::new(job, time, EventKind::Finished(Box::new(data)))
     }
 

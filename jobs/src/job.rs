@@ -140,6 +140,9 @@ pub struct Job {
     pub content_sha256: String,
     /// Key of the report object, once it ended.
     pub report_file_path: Option<String>,
+    /// Names of the files that were made, each at `/v1/jobs/{id}/files/{name}`.
+    #[serde(default)]
+    pub artifacts: Vec<String>,
     /// The user who sent it.
     pub sender: String,
     /// What became of its records.

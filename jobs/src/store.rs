@@ -150,6 +150,8 @@ pub enum Outcome {
         counts: Counts,
         /// Key of the report object.
         report: String,
+        /// Names of the files that were made.
+        artifacts: Vec<String>,
     },
     /// Nothing is written.
     Failed {

@@ -10,6 +10,7 @@ mod locate;
 mod names;
 mod pipeline;
 mod problem;
+mod program;
 mod read;
 mod schedule;
 mod schema;
@@ -28,6 +29,7 @@ pub use pipeline::{
     NoticeTarget, Pipeline, SinkSpec, Source, Step, TableSink, Then, Tolerance, UploadSource,
 };
 pub use problem::{Problem, nearest};
+pub use program::{Argument, OutputName, Program, ProgramLimits, artifact_name_fits};
 pub use read::MAX_SIZE_BYTES_DEFAULT;
 pub use schedule::{CRON_LINES_MAX, Missed, Schedule};
 pub use schema::json_schema;

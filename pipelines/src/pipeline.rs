@@ -1,6 +1,6 @@
 //! The domain of a pipeline: what the rest of Tidemill works with. It cannot be wrong in shape.
 
-use crate::{Column, ColumnName, HttpSource, PipelineName, TableName};
+use crate::{Column, ColumnName, HttpSource, PipelineName, Program, TableName};
 
 /// One pipeline file, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -17,13 +17,15 @@ pub struct Pipeline {
     pub source: Source,
     /// How the bytes are read.
     pub format: Format,
-    /// Columns of the table `input`, at least one.
+    /// Columns of the table `input`, at least one; none when the format is [`Format::File`].
     pub columns: Vec<Column>,
     /// How many rejects are borne.
     pub rejects: ErrorBudget,
     /// In order; each sees what came before as the table `input`.
     pub steps: Vec<Step>,
-    /// At least one.
+    /// In order; what one makes is the input of the next. At least one when the format is [`Format::File`], else none.
+    pub programs: Vec<Program>,
+    /// At least one; none when the format is [`Format::File`].
     pub sinks: Vec<SinkSpec>,
     /// Who hears of the end of a job.
     pub notify: Vec<Notice>,
@@ -63,6 +65,8 @@ pub enum Duplicates {
 pub enum Format {
     /// Delimited text.
     Csv(CsvFormat),
+    /// Bytes as they are, for programs: no records.
+    File,
 }
 
 /// The dialect of a delimited text.

@@ -5,6 +5,7 @@ mod columns;
 mod format;
 mod http;
 mod notify;
+mod program;
 mod schedule;
 mod sinks;
 mod steps;
@@ -15,8 +16,8 @@ use crate::problem::{Place, Problems, quoted};
 use crate::spec::{DuplicatesSpec, RejectsSpec, SourceSpec, ThenSpec, UploadSpec};
 use crate::tree::Node;
 use crate::{
-    Column, Duplicates, ErrorBudget, Pipeline, PipelineName, Problem, Source, Then, Tolerance, UploadSource,
-    shape, tree,
+    Column, Duplicates, ErrorBudget, Format, Pipeline, PipelineName, Problem, Program, SinkSpec, Source,
+    Step, Then, Tolerance, UploadSource, shape, tree,
 };
 
 /// Largest upload when the file gives none: 1 GiB.
@@ -54,13 +55,14 @@ fn meaning(root: &Node, text: &str, problems: &mut Problems) -> Option<Pipeline>
     let name = name(root, problems);
     let source = source(root.field("source"), problems);
     let format = format::read(root.field("format"), problems);
-    let columns = columns::read(root.field("columns"), problems);
     let rejects = rejects(root.field("rejects"), problems);
-    let steps = steps::read(root.field("steps"), problems);
-    let known: Option<&[Column]> = columns.as_deref();
-    let sinks = sinks::read(root.field("sinks"), known, steps.as_deref(), problems);
+    let work = match &format {
+        Some(Format::File) => files(root, problems),
+        _ => records(root, problems),
+    };
     let notify = notify::read(root.field("notify"), problems);
     let description: Option<String> = root.field("description").and_then(text_of);
+    let work = work?;
     Some(Pipeline {
         name: name?,
         description: description.unwrap_or_default(),
@@ -68,12 +70,36 @@ fn meaning(root: &Node, text: &str, problems: &mut Problems) -> Option<Pipeline>
         text: text.to_owned(),
         source: source?,
         format: format?,
-        columns: columns?,
+        columns: work.columns,
         rejects: rejects?,
-        steps: steps?,
-        sinks: sinks?,
+        steps: work.steps,
+        programs: work.programs,
+        sinks: work.sinks,
         notify: notify?,
     })
+}
+
+/// What is done with what comes in.
+#[derive(Default)]
+struct Work {
+    columns: Vec<Column>,
+    steps: Vec<Step>,
+    programs: Vec<Program>,
+    sinks: Vec<SinkSpec>,
+}
+
+fn records(root: &Node, problems: &mut Problems) -> Option<Work> {
+    program::tell_misplaced(root, problems);
+    let columns = columns::read(root.field("columns"), problems);
+    let steps = steps::read(root.field("steps"), problems);
+    let sinks = sinks::read(root.field("sinks"), columns.as_deref(), steps.as_deref(), problems);
+    Some(Work { columns: columns?, steps: steps?, sinks: sinks?, ..Work::default() })
+}
+
+fn files(root: &Node, problems: &mut Problems) -> Option<Work> {
+    program::tell_unfit(root, problems);
+    let programs = steps::read_programs(root.field("steps"), problems)?;
+    Some(Work { programs, ..Work::default() })
 }
 
 fn name(root: &Node, problems: &mut Problems) -> Option<PipelineName> {

@@ -16,14 +16,15 @@ static ROOT: LazyLock<Json> = LazyLock::new(crate::schema::json_schema);
 
 /// Tells every problem of the shape of a whole file.
 pub fn check(root: &Node, problems: &mut Problems) {
-    Walk { problems }.value(&ROOT, root);
+    let of_files = root.field("format").is_some_and(|format| format.field("file").is_some());
+    Walk { problems, of_files }.value(&ROOT, root);
 }
 
 /// One part of a file, when its shape is right; silent, because [`check`] has told what is wrong.
 pub fn part<T: JsonSchema + DeserializeOwned>(node: &Node) -> Option<T> {
     let schema = definition(&T::schema_name())?;
     let mut unheard = Problems::of("");
-    let json = Walk { problems: &mut unheard }.value(schema, node)?;
+    let json = Walk { problems: &mut unheard, of_files: false }.value(schema, node)?;
     serde_json::from_value(json).ok()
 }
 
@@ -39,6 +40,8 @@ fn resolve(schema: &'static Json) -> &'static Json {
 
 struct Walk<'a> {
     problems: &'a mut Problems,
+    /// Whether the format of the whole file is `file`, the one condition (`if`) of the schema.
+    of_files: bool,
 }
 
 impl Walk<'_> {
@@ -150,7 +153,8 @@ impl Walk<'_> {
                 None => meant.extend(self.unknown("field", key, &known)),
             }
         }
-        for name in required(schema) {
+        let otherwise = schema.get("else").filter(|_| !self.of_files);
+        for name in required(schema).chain(otherwise.into_iter().flat_map(required)) {
             let written = entries.iter().any(|(key, _)| key.text == name);
             if !written && !meant.contains(&name) {
                 sound = false;

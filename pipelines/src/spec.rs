@@ -13,6 +13,11 @@ pub use http::{AuthSpec, HttpLimitsSpec, HttpSpec, MissedSpec, NextSpec, PagesSp
 #[derive(JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(title = "Tidemill pipeline")]
+// A pipeline whose format is `file` has neither records nor tables.
+#[schemars(extend(
+    "if" = {"properties": {"format": {"required": ["file"]}}, "required": ["format"]},
+    "else" = {"required": ["columns", "sinks"]}
+))]
 #[expect(
     dead_code,
     reason = "only its schema is used: the parts are read one by one, so that one bad part hides no other"
@@ -28,14 +33,14 @@ pub struct PipelineSpec {
     pub format: Option<FormatSpec>,
     /// Columns of the records that come in: the table `input` of the first step.
     #[schemars(length(min = 1))]
-    pub columns: Vec<ColumnSpec>,
+    pub columns: Option<Vec<ColumnSpec>>,
     /// How many refused records are borne; without it, 10%, then abort.
     pub rejects: Option<RejectsSpec>,
     /// Checks and SQL statements, in order; each sees what came before as the table `input`.
     pub steps: Option<Vec<StepSpec>>,
     /// Where the results go.
     #[schemars(length(min = 1))]
-    pub sinks: Vec<SinkSpec>,
+    pub sinks: Option<Vec<SinkSpec>>,
     /// Who hears of the end of a job.
     pub notify: Option<Vec<NoticeSpec>>,
 }
@@ -78,7 +83,14 @@ pub enum DuplicatesSpec {
 pub enum FormatSpec {
     /// Delimited text.
     Csv(CsvSpec),
+    /// Bytes as they are, such as a video, for steps that are programs.
+    File(FileSpec),
 }
+
+/// Bytes as they are; it has no fields.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileSpec {}
 
 /// Delimited text.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -175,6 +187,33 @@ pub enum StepSpec {
     Check(CheckSpec),
     /// One SELECT over the table `input`; its result is the next `input`.
     Sql(String),
+    /// A program that makes one file of another, for the format `file`.
+    Program(ProgramSpec),
+}
+
+/// A program that makes one file of another; no shell is between.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramSpec {
+    /// The program and its arguments, with the placeholders `{input}` and `{output}`; a brace is written `{{` or `}}`.
+    #[schemars(length(min = 1))]
+    pub run: Vec<String>,
+    /// Name of the file that it makes, such as `{stem}.mp3`; `{stem}` is the sender's file name without its ending.
+    pub output: String,
+    /// What the program may use.
+    pub limits: Option<ProgramLimitsSpec>,
+}
+
+/// What a program may use.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ProgramLimitsSpec {
+    /// Longest run, such as `90s`, `10m` or `2h`; default 10m.
+    pub time: Option<Written>,
+    /// Most memory, such as `512MiB`, at least 16MiB; default 1GiB.
+    pub memory: Option<Written>,
+    /// Largest file that it writes, such as `500MiB`; default 2GiB.
+    pub output_size: Option<Written>,
 }
 
 /// A condition that every row must meet.

@@ -183,7 +183,7 @@ async fn finish(shared: &Shared, claim: &Claim, pipeline: &Pipeline, ended: Ende
     metrics.count(pipeline.name.as_str(), ended.counts);
     let report = ended.report;
     let outcome = match ended.error {
-        None => Outcome::Success { counts: ended.counts, report },
+        None => Outcome::Success { counts: ended.counts, report, artifacts: ended.artifacts },
         Some(error) => {
             Outcome::Failed { counts: ended.counts, report: Some(report), error: error.to_job_error() }
         }

@@ -5,6 +5,7 @@ use tidemill_jobs::JobError;
 use tidemill_pipelines::{Blame, Problem, Retry};
 
 use crate::decode::DecodeError;
+use crate::files::ProgramFault;
 
 /// Short for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -58,6 +59,9 @@ pub enum Error {
         /// What is wrong with it.
         message: String,
     },
+    /// A program failed on the file, or could not be run.
+    #[error(transparent)]
+    Program(#[from] ProgramFault),
     /// The object store refused or did not answer.
     #[error("failed to {action} object `{key}`")]
     Objects {
@@ -97,6 +101,7 @@ impl Error {
     pub fn blame(&self) -> Blame {
         match self {
             Error::Decode(error) => error.blame(),
+            Error::Program(fault) => fault.blame(),
             Error::NoRecords { .. } | Error::OverErrorBudget { .. } | Error::CheckFailed { .. } => {
                 Blame::Sender
             }
@@ -127,6 +132,7 @@ impl Error {
     pub fn code(&self) -> &'static str {
         match self {
             Error::Decode(error) => error.code(),
+            Error::Program(fault) => fault.code(),
             Error::NoRecords { .. } => "no_records",
             Error::OverErrorBudget { .. } => "over_error_budget",
             Error::CheckFailed { .. } => "check_failed",

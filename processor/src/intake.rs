@@ -69,7 +69,9 @@ impl Intake {
         take_reject: TakeReject,
     ) -> Result<(Self, SendableRecordBatchStream)> {
         let schema = decode::schema(&pipeline.columns);
-        let Format::Csv(format) = &pipeline.format;
+        let Format::Csv(format) = &pipeline.format else {
+            return Err(Error::Broken("the choice of a decoder")); // files without records never come here
+        };
         let decoder = Decoder::new(
             format,
             &pipeline.columns,

@@ -3,11 +3,14 @@
 //! `serve.rs` takes events, `attempt.rs` claims and ends a job, `run.rs` reads as the story of one attempt;
 //! each stage it names has its file.
 
+mod artifacts;
 mod attempt;
+pub mod confine;
 pub mod decode;
 mod deliver;
 mod engine;
 mod error;
+mod files;
 mod intake;
 mod limits;
 mod local;
@@ -22,8 +25,10 @@ mod serve;
 mod steps;
 mod verify;
 
+pub use artifacts::Artifact;
 pub use engine::Engine;
 pub use error::{Error, Result};
+pub use files::{MadeFile, ProgramFault, run_local_file};
 pub use intake::TakeReject;
 pub use limits::ProcessorLimits;
 pub use local::{LocalRun, run_local};

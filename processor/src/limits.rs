@@ -10,7 +10,7 @@ pub struct ProcessorLimits {
     pub concurrency: usize,
     /// Bytes that SQL steps of all jobs may hold together before they spill to disk.
     pub memory_bytes: usize,
-    /// Where SQL steps spill; the system's folder for temporary files when `None`.
+    /// Where SQL steps spill and programs work; the system's folder for temporary files when `None`.
     pub spill_dir: Option<PathBuf>,
     /// A heartbeat is written at a third of this; a job whose lease passed is put back by the sweeper.
     pub lease: Duration,
@@ -24,6 +24,8 @@ pub struct ProcessorLimits {
     pub raw_bytes_max: usize,
     /// Most rows of a table that a reference or an SQL step looks into; they are held in memory.
     pub lookup_rows_max: usize,
+    /// The binary whose hidden command runs a program under its limits, see [`crate::confine`].
+    pub launcher: PathBuf,
 }
 
 impl Default for ProcessorLimits {
@@ -38,6 +40,7 @@ impl Default for ProcessorLimits {
             record_bytes_max: 1 << 20,
             raw_bytes_max: 64 << 10,
             lookup_rows_max: 2_000_000,
+            launcher: std::env::current_exe().unwrap_or_else(|_| "tidemill".into()),
         }
     }
 }

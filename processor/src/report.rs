@@ -12,6 +12,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde::{Deserialize, Serialize};
 use tidemill_jobs::{Counts, Job, JobError, JobId, RejectSample};
 
+use crate::artifacts::Artifact;
 use crate::error::{Error, Result};
 
 /// What became of a job, for programs and people.
@@ -46,6 +47,9 @@ pub struct Report {
     pub rejects_file_path: Option<String>,
     /// Rows for each table.
     pub tables: Vec<TableRows>,
+    /// The files that were made.
+    #[serde(default)]
+    pub artifacts: Vec<Artifact>,
     /// When the attempt began.
     pub started_at: DateTime<Utc>,
     /// When the report was written, just before the commit.
@@ -81,6 +85,7 @@ impl Report {
             rejects: Vec::new(),
             rejects_file_path: None,
             tables: Vec::new(),
+            artifacts: Vec::new(),
             started_at: Utc::now(),
             reported_at: Utc::now(),
             error: None,
@@ -102,7 +107,11 @@ impl Report {
 
     /// Reads the report of an attempt.
     pub async fn read(objects: &Arc<dyn ObjectStore>, job: JobId, attempt: u32) -> Result<Self> {
-        let key = report_key(job, attempt);
+        Self::read_from(objects, report_key(job, attempt)).await
+    }
+
+    /// Reads the report of this key.
+    pub(crate) async fn read_from(objects: &Arc<dyn ObjectStore>, key: String) -> Result<Self> {
         let failed = |source| Error::Objects { action: "read", key: key.clone(), source };
         let bytes =
             objects.get(&Path::from(key.as_str())).await.map_err(failed)?.bytes().await.map_err(failed)?;

@@ -10,10 +10,12 @@ use std::time::Instant;
 use chrono::Utc;
 use datafusion::execution::SendableRecordBatchStream;
 use tidemill_jobs::{Claim, Counts, Job, RejectSample};
-use tidemill_pipelines::{Pipeline, Source};
+use tidemill_pipelines::{Format, Pipeline, Source};
 
+use crate::artifacts::names;
 use crate::deliver::Deliveries;
 use crate::error::{Error, Result};
+use crate::files;
 use crate::intake::{Intake, Summary, judge, within_budget};
 use crate::lookups::Lookups;
 use crate::plan::{Plan, plan};
@@ -28,6 +30,8 @@ pub(crate) struct Ended {
     pub counts: Counts,
     /// Key of the report object.
     pub report: String,
+    /// Names of the files that were made.
+    pub artifacts: Vec<String>,
     /// The first rejects, for messages.
     pub rejects: Vec<RejectSample>,
     /// Why it failed, when it did: the data are at fault, so the same attempt would fail again.
@@ -36,6 +40,9 @@ pub(crate) struct Ended {
 
 /// Runs one attempt of a job.
 pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> Result<Ended> {
+    if pipeline.format == Format::File {
+        return files::run(shared, claim, pipeline).await;
+    }
     let (parts, job, attempt) = (&shared.parts, &claim.job, claim.attempt);
     let started = Instant::now();
     let lookups = Lookups::Sink(Arc::clone(&parts.sink));
@@ -77,7 +84,7 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
         Some(_) => deliveries.rollback().await?,
     }
     shared.stage(pipeline, "commit", committing);
-    Ok(Ended { counts: report.counts, report: key, rejects: summary.samples, error })
+    Ok(Ended { counts: report.counts, report: key, artifacts: Vec::new(), rejects: summary.samples, error })
 }
 
 /// An earlier attempt committed and then died: its report, written before its commit, says the rest.
@@ -86,6 +93,7 @@ async fn recover(shared: &Shared, job: &Job, earlier: u32) -> Result<Ended> {
     Ok(Ended {
         counts: report.counts,
         report: crate::report::report_key(job.job_id, earlier),
+        artifacts: names(&report.artifacts),
         rejects: report.rejects,
         error: None,
     })

@@ -87,6 +87,7 @@ impl Shared {
 /// Serves until `shutdown`; then drains.
 pub async fn serve(parts: ProcessorParts, shutdown: CancellationToken) -> Result<()> {
     parts.sink.migrate().await?;
+    sweep_workplaces(&parts.limits).await;
     for pipeline in parts.pipelines.iter() {
         parts.jobs.save_pipeline(&pipeline.name, &pipeline.version, &pipeline.text).await?;
     }
@@ -105,6 +106,18 @@ pub async fn serve(parts: ProcessorParts, shutdown: CancellationToken) -> Result
     drain(&shared, subscription.as_mut(), &mut running).await;
     subscription.close().await?;
     Ok(())
+}
+
+/// Removes what programs of a killed processor left behind; what can't be removed is told and left.
+async fn sweep_workplaces(limits: &ProcessorLimits) {
+    let base = limits.spill_dir.clone();
+    match tokio::task::spawn_blocking(move || crate::files::sweep(base.as_deref())).await {
+        Ok(Ok(0)) | Err(_) => {}
+        Ok(Ok(folders)) => info!(folders, "removed temporary folders of a processor that is gone"),
+        Ok(Err(error)) => {
+            warn!(error = %error, "failed to remove temporary folders of a processor that is gone")
+        }
+    }
 }
 
 async fn consume(

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use futures::TryStreamExt;
 use object_store::ObjectStore;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use tidemill_jobs::{Counts, Job, JobId, JobStatus};
-use tidemill_pipelines::{Pipeline, PipelineSet};
+use tidemill_pipelines::{Format, Pipeline, PipelineSet};
 use tidemill_sinks::Sink;
 
+use crate::artifacts::{Artifact, artifact_key, names};
 use crate::error::{Error, Result};
 use crate::limits::ProcessorLimits;
 use crate::local::run_local;
@@ -31,6 +33,8 @@ pub struct Verification {
     pub records_in_rejects: u64,
     /// Rows in the ledger, by table.
     pub rows_in_ledger: Vec<(String, u64)>,
+    /// The files that were made, as they are in the object store.
+    pub artifacts: Vec<Artifact>,
     /// What does not fit; empty when everything does.
     pub differences: Vec<String>,
 }
@@ -59,8 +63,14 @@ pub async fn verify(
         records_in_object: 0,
         records_in_rejects: 0,
         rows_in_ledger: ledger.iter().map(|row| (row.table.clone(), row.rows)).collect(),
+        artifacts: Vec::new(),
         differences: Vec::new(),
     };
+    let succeeded = matches!(job.status, JobStatus::Success | JobStatus::Downloaded);
+    if succeeded && pipeline.format == Format::File {
+        verify_artifacts(&mut found, job, objects).await?;
+        return Ok(found);
+    }
     match job.status {
         JobStatus::Success | JobStatus::Downloaded => {
             let attempt = ledger.iter().map(|row| row.key.attempt).max();
@@ -82,6 +92,54 @@ pub async fn verify(
         _ => {}
     }
     Ok(found)
+}
+
+/// Reads the artifacts of the report again, and compares sizes and hashes.
+async fn verify_artifacts(found: &mut Verification, job: &Job, objects: &Arc<dyn ObjectStore>) -> Result<()> {
+    let Some(key) = job.report_file_path.clone() else {
+        found.differences.push("the job has no report".to_owned());
+        return Ok(());
+    };
+    let report = Report::read_from(objects, key).await?;
+    for told in &report.artifacts {
+        match read_again(objects, job.job_id, report.attempt, &told.name).await? {
+            Some(artifact) => {
+                if artifact != *told {
+                    found
+                        .differences
+                        .push(format!("the file `{}` is not the one that the report tells of", told.name));
+                }
+                found.artifacts.push(artifact);
+            }
+            None => found.differences.push(format!("the file `{}` is missing", told.name)),
+        }
+    }
+    if names(&report.artifacts) != job.artifacts {
+        found.differences.push("the job and its report tell of different files".to_owned());
+    }
+    Ok(())
+}
+
+async fn read_again(
+    objects: &Arc<dyn ObjectStore>,
+    job: JobId,
+    attempt: u32,
+    name: &str,
+) -> Result<Option<Artifact>> {
+    let mut stream = read_objects(Arc::clone(objects), vec![artifact_key(job, attempt, name)]);
+    let (mut hash, mut size_bytes) = (Sha256::new(), 0);
+    loop {
+        match stream.try_next().await {
+            Ok(Some(chunk)) => {
+                hash.update(&chunk);
+                size_bytes += chunk.len() as u64;
+            }
+            Ok(None) => break,
+            Err(Error::Objects { source: object_store::Error::NotFound { .. }, .. }) => return Ok(None),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(Some(Artifact { name: name.to_owned(), size_bytes, content_sha256: hex::encode(hash.finalize()) }))
 }
 
 fn compare(found: &mut Verification, report: &Report) {

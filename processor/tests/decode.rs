@@ -57,7 +57,7 @@ fn decode(
     limits: DecodeLimits,
     bytes: Vec<u8>,
 ) -> Result<(Collected, DecodeSummary), DecodeError> {
-    let Format::Csv(format) = &pipeline.format;
+    let Format::Csv(format) = &pipeline.format else { panic!() };
     let mut decoder = Decoder::new(format, &pipeline.columns, references, limits);
     let mut out = Collected::default();
     decoder.feed(Bytes::from(bytes), &mut out)?;

@@ -59,6 +59,7 @@ fn finished(job_id: &str) -> FinishedNotice {
         records_written: 8_000,
         records_rejected: 2_000,
         records_filtered: 0,
+        files: Vec::new(),
         error: None,
         rejects: vec![reject(3), reject(5)],
         created_at: "2026-11-21T10:00:00Z".parse().unwrap(),

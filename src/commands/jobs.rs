@@ -140,6 +140,10 @@ fn tell(found: &Verification) {
         "  recorded                {} in = {} written + {} rejected + {} filtered",
         recorded.records_in, recorded.records_written, recorded.records_rejected, recorded.records_filtered
     ));
+    for artifact in &found.artifacts {
+        let tidemill_processor::Artifact { name, size_bytes, content_sha256 } = artifact;
+        print_text(&format!("  file `{name}`: {size_bytes} bytes, sha256 {content_sha256}"));
+    }
     if found.holds() {
         print_text("everything adds up");
     }

@@ -2,6 +2,7 @@
 //!
 //! Rows go to stdout or `--out`, refused records to `--rejects`, the summary to stderr (with `--json` to stdout).
 
+mod files;
 pub mod local;
 
 use std::fs::File;
@@ -16,7 +17,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use serde_json::json;
-use tidemill_pipelines::{Pipeline, PipelineSet};
+use tidemill_pipelines::{Format, Pipeline, PipelineSet};
 use tidemill_processor::{Engine, LocalRun, Lookups, Plan};
 use tidemill_sinks::{TablePlan, TableState};
 use tokio_util::io::ReaderStream;
@@ -32,6 +33,9 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Runs the file; exit status 1 when a job with it would fail.
 pub async fn run(parts: &Parts, args: &RunArgs, json: bool) -> Result<ExitCode> {
     let (set, pipeline) = find(parts, &args.pipeline)?;
+    if pipeline.format == Format::File {
+        return files::run(parts, &pipeline, args, json).await;
+    }
     let limits = parts.processor_limits();
     let lookups = lookups(parts, &set, args).await?;
     let engine = Engine::new(&limits)?;

@@ -153,16 +153,23 @@ impl Gateway {
     async fn describe(&self, job: &Job, rejects: usize) -> Result<String> {
         let counts = job.counts;
         let mut text = format!(
-            "{} → {}: {}  (job {})\n  {} records in = {} written + {} refused + {} filtered\n",
+            "{} → {}: {}  (job {})\n",
             job.file_name.as_deref().unwrap_or("upload"),
             job.pipeline,
             job.status.as_str(),
             job.job_id,
-            counts.records_in,
-            counts.records_written,
-            counts.records_rejected,
-            counts.records_filtered,
         );
+        // A pipeline of files has no records.
+        if counts.records_in > 0 || job.artifacts.is_empty() {
+            let (written, refused) = (counts.records_written, counts.records_rejected);
+            let (all, filtered) = (counts.records_in, counts.records_filtered);
+            text += &format!(
+                "  {all} records in = {written} written + {refused} refused + {filtered} filtered\n"
+            );
+        }
+        for name in &job.artifacts {
+            text += &format!("  made {name}: GET {}/v1/jobs/{}/files/{name}\n", self.url, job.job_id);
+        }
         if let Some(error) = &job.error {
             text += &format!(
                 "  {} ({}, to be mended by the {})\n",

@@ -190,13 +190,14 @@ async fn an_artifact_is_fetched_whole_or_in_part() {
     let server = Server::start().await;
     let id = server.uploaded("sender", "id\n1\n").await;
     server.finish(&id, None).await;
-    server.write(&format!("jobs/{id}/sound.mp3"), "0123456789");
+    server.write(&format!("jobs/{id}/files/sound.mp3"), "0123456789");
     let path = format!("/v1/jobs/{id}/files/sound.mp3");
     let whole = server.get(&path, "sender").await;
     assert_eq!(whole.status(), 200);
     assert_eq!(whole.headers()["content-type"], "audio/mpeg");
     assert_eq!(whole.headers()["content-length"], "10");
     assert_eq!(whole.headers()["accept-ranges"], "bytes");
+    assert_eq!(whole.headers()["x-content-type-options"], "nosniff");
     assert_eq!(whole.headers()["content-disposition"], "attachment; filename=\"sound.mp3\"");
     let etag = whole.headers()["etag"].clone();
     assert_eq!(whole.text().await.unwrap(), "0123456789");

@@ -140,7 +140,8 @@ impl Server {
             records_rejected: refused,
             records_filtered: 0,
         };
-        let outcome = Outcome::Success { counts, report: format!("jobs/{id}/report.json") };
+        let outcome =
+            Outcome::Success { counts, report: format!("jobs/{id}/report.json"), artifacts: Vec::new() };
         assert!(self.jobs.finish(&claim, outcome, Vec::new()).await.unwrap());
     }
 

@@ -15,17 +15,17 @@ const CLAIM: &str = "UPDATE tidemill_jobs SET status = 'processing', attempt = a
     WHERE job_id = ? AND status = 'queued' AND attempt = ? AND not_before <= ?";
 const HEARTBEAT: &str = "UPDATE tidemill_jobs SET lease_until = ? \
     WHERE job_id = ? AND status = 'processing' AND attempt = ?";
-const FINISH: &str = "UPDATE tidemill_jobs SET status = ?, finished_at = ?, report = ?, records_in = ?, \
-    records_written = ?, records_rejected = ?, records_filtered = ?, error = ?, \
+const FINISH: &str = "UPDATE tidemill_jobs SET status = ?, finished_at = ?, report = ?, artifacts = ?, \
+    records_in = ?, records_written = ?, records_rejected = ?, records_filtered = ?, error = ?, \
     dedupe_key = CASE WHEN ? = 'failed' THEN NULL ELSE dedupe_key END, deadline = NULL, lease_until = NULL \
     WHERE job_id = ? AND status = ? AND attempt = ?";
 const QUEUE: &str = "UPDATE tidemill_jobs SET status = 'queued', retries = retries + ?, put_backs = ?, \
     not_before = ?, wake_at = ?, wakes = 0, deadline = NULL, lease_until = NULL, worker = NULL \
     WHERE job_id = ? AND status = 'processing' AND attempt = ?";
 const RETRY: &str = "UPDATE tidemill_jobs SET status = 'queued', retries = retries + 1, put_backs = 0, \
-    not_before = ?, wake_at = ?, wakes = 0, started_at = NULL, finished_at = NULL, report = NULL, error = NULL, \
-    records_in = 0, records_written = 0, records_rejected = 0, records_filtered = 0, pipeline_version = NULL, \
-    dedupe_key = ? WHERE job_id = ? AND status = 'failed' AND attempt = ?";
+    not_before = ?, wake_at = ?, wakes = 0, started_at = NULL, finished_at = NULL, report = NULL, \
+    artifacts = NULL, error = NULL, records_in = 0, records_written = 0, records_rejected = 0, \
+    records_filtered = 0, pipeline_version = NULL, dedupe_key = ? WHERE job_id = ? AND status = 'failed' AND attempt = ?";
 const DOWNLOADED: &str =
     "UPDATE tidemill_jobs SET status = 'downloaded' WHERE job_id = ? AND status = 'success'";
 
@@ -180,12 +180,15 @@ impl JobStore {
 
     async fn end(&self, job: &Job, from: JobStatus, rejects: Vec<RejectSample>) -> Result<bool> {
         let error = job.error.as_ref().map(to_json).transpose().map_err(failed("finish a job"))?;
+        let artifacts = (!job.artifacts.is_empty()).then(|| to_json(&job.artifacts)).transpose();
+        let artifacts = artifacts.map_err(failed("finish a job"))?;
         let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         let finished_at = job.finished_at.unwrap_or_else(now);
         let values = values![
             job.status.as_str(),
             micros(finished_at),
             job.report_file_path.clone(),
+            artifacts,
             count(job.counts.records_in),
             count(job.counts.records_written),
             count(job.counts.records_rejected),
@@ -220,8 +223,8 @@ impl JobStore {
 fn ended(job: &Job, outcome: Outcome) -> Job {
     let mut job = Job { finished_at: Some(now()), ..job.clone() };
     match outcome {
-        Outcome::Success { counts, report } => {
-            job.status = JobStatus::Success;
+        Outcome::Success { counts, report, artifacts } => {
+            (job.status, job.artifacts) = (JobStatus::Success, artifacts);
             (job.counts, job.report_file_path, job.error) = (counts, Some(report), None);
         }
         Outcome::Failed { counts, report, error } => {

@@ -134,6 +134,7 @@ fn job(new: &NewJob) -> Job {
         size_bytes: new.size_bytes,
         content_sha256: new.content_sha256.clone(),
         report_file_path: None,
+        artifacts: Vec::new(),
         sender: new.sender.clone(),
         counts: Counts::default(),
         error: None,

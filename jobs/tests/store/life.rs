@@ -98,7 +98,7 @@ async fn a_finished_job_carries_its_counts_and_tells_them(db: Database) {
     let mut events = db.outbox().await;
     assert_eq!(events.len(), 2);
     let EventKind::Finished(data) = events.remove(1).kind else { panic!("not a finished event") };
-    let FinishedData { job: told, rejects } = *data;
+    let FinishedData { job: told, rejects, .. } = *data;
     // The attempt is not part of what others see.
     assert_eq!(tidemill_jobs::Job { attempt: 1, ..told }, job);
     assert_eq!(rejects.len(), FinishedData::REJECTS_MAX);

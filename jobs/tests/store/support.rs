@@ -142,7 +142,7 @@ pub async fn claim(store: &JobStore, job: JobId) -> Option<Claim> {
 
 pub fn success() -> Outcome {
     let counts = Counts { records_in: 9, records_written: 6, records_rejected: 2, records_filtered: 1 };
-    Outcome::Success { counts, report: "jobs/x/report.json".to_owned() }
+    Outcome::Success { counts, report: "jobs/x/report.json".to_owned(), artifacts: vec!["a.mp3".to_owned()] }
 }
 
 pub fn failure(code: &str) -> Outcome {

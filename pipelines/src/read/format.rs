@@ -1,4 +1,4 @@
-//! The format of a pipeline file: the dialect of a CSV file.
+//! The format of a pipeline file: the dialect of a CSV file, or a file as it is.
 
 use crate::problem::{Place, Problems, quoted};
 use crate::spec::{CsvSpec, FormatSpec};
@@ -10,7 +10,10 @@ pub fn read(node: Option<&Node>, problems: &mut Problems) -> Option<Format> {
     let Some(node) = node else {
         return csv(CsvSpec::default(), Place::FILE, Place::FILE, problems);
     };
-    let FormatSpec::Csv(spec) = shape::part(node)?;
+    let spec = match shape::part(node)? {
+        FormatSpec::Csv(spec) => spec,
+        FormatSpec::File(_) => return Some(Format::File),
+    };
     let fields = node.field("csv")?;
     csv(spec, fields.place_of("delimiter"), fields.place_of("quote"), problems)
 }

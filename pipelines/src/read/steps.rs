@@ -1,12 +1,22 @@
-//! The steps of a pipeline file: checks and SQL statements. Whether their SQL plans against the
+//! The steps of a pipeline file: checks and SQL statements, or programs. Whether their SQL plans against the
 //! columns is found out where the SQL engine is.
 
 use crate::problem::{Problems, quoted};
 use crate::spec::{CheckSpec, ElseSpec, StepSpec};
 use crate::tree::Node;
-use crate::{Check, CheckElse, ColumnName, Step, shape};
+use crate::{Check, CheckElse, ColumnName, Program, Step, shape};
 
-use super::parsed;
+use super::{parsed, program};
+
+/// All programs of a pipeline of files, or `None` when one could not be read.
+pub fn read_programs(node: Option<&Node>, problems: &mut Problems) -> Option<Vec<Program>> {
+    let one = |item: &Node, problems: &mut Problems| match shape::part(item)? {
+        StepSpec::Program(spec) => program::read(&spec, item.field("program")?, problems),
+        StepSpec::Check(_) | StepSpec::Sql(_) => None,
+    };
+    let programs: Vec<Option<Program>> = node?.items().iter().map(|item| one(item, problems)).collect();
+    programs.into_iter().collect()
+}
 
 /// All steps, or `None` when one could not be read.
 pub fn read(node: Option<&Node>, problems: &mut Problems) -> Option<Vec<Step>> {
@@ -33,6 +43,7 @@ fn step(node: &Node, problems: &mut Problems) -> Option<Step> {
             }
             Some(Step::Sql(sql))
         }
+        StepSpec::Program(_) => None,
     }
 }
 

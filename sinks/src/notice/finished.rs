@@ -53,6 +53,8 @@ pub struct FinishedNotice {
     pub created_at: DateTime<Utc>,
     /// When it ended.
     pub finished_at: DateTime<Utc>,
+    /// URLs of the files that were made.
+    pub files: Vec<String>,
     /// The gateway's public address, such as `https://tidemill.example.org`; links begin with it.
     pub links: String,
 }

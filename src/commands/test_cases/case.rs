@@ -1,6 +1,7 @@
 //! One case: `input.csv` (or `input.csv.zip`), `tables/*.csv`, and what must come of it: `rows.csv` (all rows
 //! in their order), `rejects.csv` (`line,column,code` of each refused record's first problem, by line), and
-//! `error.txt` with the code of the error when a job with this file has to fail.
+//! `error.txt` with the code of the error when a job with this file has to fail. A case of a pipeline of files is
+//! one `input.*`, and `output.*` with the very bytes that have to be made, when a program always makes the same.
 
 use std::io::Read;
 use std::path::Path;
@@ -9,9 +10,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use anyhow::{Context, Result, bail, ensure};
 use bytes::Bytes;
 use futures::StreamExt;
-use tidemill_pipelines::{Pipeline, PipelineSet, TableName};
+use tidemill_pipelines::{Format, Pipeline, PipelineSet, TableName};
 use tidemill_processor::decode::Reject;
-use tidemill_processor::{Engine, ProcessorLimits, plan, run_local};
+use tidemill_processor::{Engine, ProcessorLimits, plan, run_local, run_local_file};
 
 use crate::commands::run_file::local;
 
@@ -27,6 +28,9 @@ pub async fn run(
     limits: &ProcessorLimits,
     folder: &Path,
 ) -> Result<Vec<String>> {
+    if pipeline.format == Format::File {
+        return run_programs(pipeline, limits, folder).await;
+    }
     let lookups = local::tables(set, limits, tables(&folder.join("tables"))?).await?;
     let planned = plan(&Engine::new(limits)?, pipeline, set, Some(&lookups)).await?;
     let mut rows = local::csv_writer(Vec::new(), &planned.output)?;
@@ -55,6 +59,31 @@ pub async fn run(
     let rejects: String = rejects.into_iter().map(|(_, line)| line).collect();
     differences.extend(compare(folder, "rejects.csv", &format!("line,column,code\n{rejects}"))?);
     Ok(differences)
+}
+
+async fn run_programs(pipeline: &Pipeline, limits: &ProcessorLimits, folder: &Path) -> Result<Vec<String>> {
+    let input = named(folder, "input.")?.context("no input.* is there")?;
+    let name = input.file_name().map(|name| name.to_string_lossy().into_owned());
+    let bytes = Bytes::from(read(&input)?);
+    let bytes = futures::stream::once(async { Ok(bytes) }).boxed();
+    let made = match run_local_file(pipeline, limits, bytes, name.as_deref()).await {
+        Ok(made) => made,
+        Err(error) => return verdict(folder, Some(error)),
+    };
+    let mut differences = verdict(folder, None)?;
+    if let Some(expected) = named(folder, "output.")?
+        && read(&expected)? != read(&made.path)?
+    {
+        differences.push(format!("{}: expected other bytes than those that were made", expected.display()));
+    }
+    Ok(differences)
+}
+
+/// The file of the folder whose name begins so.
+fn named(folder: &Path, prefix: &str) -> Result<Option<std::path::PathBuf>> {
+    let entries = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    let found = entries.iter().find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
+    Ok(found.map(std::fs::DirEntry::path))
 }
 
 fn line(reject: &Reject) -> String {

@@ -55,9 +55,18 @@ impl Teller {
 
     /// True when nothing is left to do for this record; false when a stop came before.
     pub async fn tell(&self, record: &Record, stop: &CancellationToken) -> bool {
-        let (event, finished) = match Event::from_json(&record.payload) {
-            Ok(Event { kind: EventKind::Finished(finished), time, .. }) => (time, finished),
-            Ok(_) => {
+        let event = match Event::from_json(&record.payload) {
+            Ok(event) => event,
+            Err(error) => {
+                error!(key = record.key, error = &error as &dyn std::error::Error, "passed over");
+                return true;
+            }
+        };
+        let ended_at = event.time;
+        let (finished, body) = match with_links(event, &self.links) {
+            Ok(Some((finished, Some(linked)))) => (finished, linked),
+            Ok(Some((finished, None))) => (finished, Bytes::copy_from_slice(&record.payload)),
+            Ok(None) => {
                 error!(key = record.key, "an event of another type among the finished; passed over");
                 return true;
             }
@@ -67,8 +76,7 @@ impl Teller {
             }
         };
         let span = info_span!("notice", job_id = %finished.job.job_id, pipeline = %finished.job.pipeline);
-        let body = Bytes::copy_from_slice(&record.payload);
-        self.tell_all(event, &finished, &body, stop).instrument(span).await
+        self.tell_all(ended_at, &finished, &body, stop).instrument(span).await
     }
 
     async fn tell_all(
@@ -162,6 +170,20 @@ fn with_chance(pause: Duration) -> Duration {
     pause.mul_f64(1.0 + rand::random::<f64>() / 2.0)
 }
 
+/// The finished event, and its text with the URLs of what was made, when something was: the body of webhooks. `None`
+/// for an event of another type.
+type Linked = Option<(Box<FinishedData>, Option<Bytes>)>;
+
+fn with_links(mut event: Event, address: &str) -> tidemill_jobs::Result<Linked> {
+    let EventKind::Finished(finished) = &mut event.kind else { return Ok(None) };
+    let job = &finished.job;
+    let link = |name: &String| format!("{address}/v1/jobs/{}/files/{name}", job.job_id);
+    finished.links = job.artifacts.iter().map(link).collect();
+    let finished = finished.clone();
+    let text = if finished.links.is_empty() { None } else { Some(event.to_json()?.into()) };
+    Ok(Some((finished, text)))
+}
+
 /// What the notices say, from the event.
 fn facts(finished: &FinishedData, ended_at: DateTime<Utc>, links: &str) -> FinishedNotice {
     let job = &finished.job;
@@ -191,6 +213,7 @@ fn facts(finished: &FinishedData, ended_at: DateTime<Utc>, links: &str) -> Finis
             blame: error.blame,
         }),
         rejects: rejects.collect(),
+        files: finished.links.clone(),
         created_at: job.created_at,
         finished_at: job.finished_at.unwrap_or(ended_at),
         links: links.to_owned(),
