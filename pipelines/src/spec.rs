@@ -90,6 +90,7 @@ pub enum FormatSpec {
 /// Bytes as they are; it has no fields.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(extend("properties" = {}))]
 pub struct FileSpec {}
 
 /// Delimited text.

@@ -81,8 +81,17 @@ fn problems_between_the_files_of_a_folder_are_told_together() {
 fn the_shipped_pipelines_make_a_set() {
     let set = PipelineSet::from_files(shipped()).unwrap_or_else(|problems| panic!("{}", listing(&problems)));
     let names: Vec<&str> = set.iter().map(|pipeline| pipeline.name.as_str()).collect();
-    let expected =
-        ["airlines", "airports", "departments", "flights", "hired_employees", "jobs", "planes", "weather"];
+    let expected = [
+        "airlines",
+        "airports",
+        "departments",
+        "flights",
+        "hired_employees",
+        "jobs",
+        "planes",
+        "video_to_mp3",
+        "weather",
+    ];
     assert_eq!(names, expected);
     let departments = set.writer_of(&"departments".parse().unwrap()).unwrap();
     assert_eq!(departments.name.as_str(), "departments");
