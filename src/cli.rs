@@ -105,6 +105,7 @@ Jobs, events, tables, objects and mail are kept in the folder of --data. What th
     #[command(after_help = "\
 A case is a folder pipelines/cases/PIPELINE/CASE with input.csv (or input.csv.zip), the expected
 rows.csv and rejects.csv (line,column,code), and tables/TABLE.csv for each table that is referred to.
+A case of a pipeline of files has input.* and the expected output.* or error.txt.
 
 Examples:
   tidemill test                  all cases of all pipelines
@@ -119,7 +120,8 @@ Examples:
   tidemill run departments departments.csv                 rows to stdout, a summary to stderr
   tidemill run hired_employees hired.csv --out rows.csv --rejects rejects.csv \\
       --table departments=departments.csv --table jobs=jobs.csv
-  tidemill run sales sales.csv --dry-run                   counts, and the table it would need")]
+  tidemill run sales sales.csv --dry-run                   counts, and the table it would need
+  tidemill run video_to_mp3 talk.mp4 --out talk.mp3        a file made of a file")]
     Run(RunArgs),
     /// Ask SQL of the tables of the sinks
     #[command(after_help = "\
@@ -206,7 +208,7 @@ pub struct RunArgs {
     /// Write nothing; tell the counts and the plan of the table
     #[arg(long, conflicts_with = "out")]
     pub dry_run: bool,
-    /// Where the rows go as CSV [default: stdout]
+    /// Where the rows go as CSV, or the file that is made [default: stdout]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Where the refused records go as CSV

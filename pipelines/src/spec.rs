@@ -209,7 +209,7 @@ pub struct ProgramSpec {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ProgramLimitsSpec {
-    /// Longest run, such as `90s`, `10m` or `2h`; default 10m.
+    /// Longest run, such as `90s` or `10m`, at most 1h; default 10m.
     pub time: Option<Written>,
     /// Most memory, such as `512MiB`, at least 16MiB; default 1GiB.
     pub memory: Option<Written>,

@@ -27,8 +27,6 @@ pub struct Confinement {
     pub file_size_bytes: Option<u64>,
     /// Time on all processors together, in seconds.
     pub cpu_seconds: Option<u64>,
-    /// Files that it may have open.
-    pub open_files: Option<u64>,
 }
 
 impl Confinement {
@@ -37,12 +35,11 @@ impl Confinement {
         limit(Resource::CORE, Some(0))?;
         limit(Resource::FSIZE, self.file_size_bytes)?;
         limit(Resource::CPU, self.cpu_seconds)?;
-        limit(Resource::NOFILE, self.open_files)?;
         limit(Resource::AS, self.memory_bytes)
     }
 
     fn to_arguments(self) -> Vec<String> {
-        let limits = [self.memory_bytes, self.file_size_bytes, self.cpu_seconds, self.open_files];
+        let limits = [self.memory_bytes, self.file_size_bytes, self.cpu_seconds];
         limits.iter().map(|limit| limit.map_or("-".to_owned(), |limit| limit.to_string())).collect()
     }
 
@@ -53,12 +50,7 @@ impl Confinement {
                 text.and_then(|text| text.parse().ok()).map(Some).ok_or_else(|| wrong("a limit is no number"))
             }
         };
-        Ok(Self {
-            memory_bytes: limit(0)?,
-            file_size_bytes: limit(1)?,
-            cpu_seconds: limit(2)?,
-            open_files: limit(3)?,
-        })
+        Ok(Self { memory_bytes: limit(0)?, file_size_bytes: limit(1)?, cpu_seconds: limit(2)? })
     }
 }
 
@@ -84,7 +76,7 @@ pub fn leashed(launcher: &std::path::Path, limits: Confinement, program: &std::p
 pub fn main(arguments: &[OsString]) -> io::Result<()> {
     let [way, rest @ ..] = arguments else { return Err(wrong("it has no arguments")) };
     let limits = Confinement::from_arguments(rest)?;
-    let [program, arguments @ ..] = rest.get(4..).unwrap_or_default() else {
+    let [program, arguments @ ..] = rest.get(3..).unwrap_or_default() else {
         return Err(wrong("it names no program"));
     };
     if way == "leash" {

@@ -13,7 +13,7 @@ fn pipeline(steps: &str) -> TempDir {
 
 /// A step with a shell script: the way to write a misbehaving program on one line.
 fn script(script: &str, limits: &str) -> String {
-    let script = serde_json::to_string(&format!("{script}; : {{input}} {{output}}")).unwrap();
+    let script = serde_json::to_string(&format!(": {{input}} {{output}}; {script}")).unwrap();
     format!("  - program: {{ run: [sh, -c, {script}], output: out.txt, limits: {{ {limits} }} }}")
 }
 
@@ -45,7 +45,7 @@ fn a_program_that_misbehaves_ends_in_words_that_help() {
             script("echo first >&2; echo 'bad sector' >&2; exit 3", ""),
             vec!["`sh` failed with status 3: first\nbad sector"],
         ),
-        ("writes too large a file", script("cat /dev/zero > {output}", "output_size: 1MiB"), vec![
+        ("writes too large a file", script("cat /dev/zero > {output}; true", "output_size: 1MiB"), vec![
             "`sh` was stopped: it wrote a file larger than its limit of 1048576 bytes",
         ]),
         (
@@ -148,7 +148,7 @@ fn a_file_name_is_never_read_by_a_shell_and_programs_follow_one_another() {
     let name = "a b;$(touch pwned)`touch pwned`.txt";
     std::fs::write(folder.path().join(name), "2\n1\n").unwrap();
     let (_, err) = run(&folder, name, 0);
-    assert!(err.contains("made a_b__touch_pwned__touch_pwned_.txt, 4 bytes"), "{err}");
+    assert!(err.contains("made a_b___touch_pwned__touch_pwned_.txt, 4 bytes"), "{err}");
     assert_eq!(std::fs::read_to_string(folder.path().join("made")).unwrap(), "1\n2\n");
     assert!(!folder.path().join("pwned").exists());
 }

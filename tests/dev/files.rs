@@ -60,6 +60,12 @@ async fn a_video_goes_up_and_an_mp3_comes_out() {
     assert_eq!(verified["holds"], true, "{verified}");
     assert_eq!(verified["verification"]["artifacts"][0]["size_bytes"], sound.len());
 
+    std::fs::write(data.join(format!("objects/jobs/{id}/1/files/talk.mp3")), "another sound").unwrap();
+    let verified = tidemill(&data, &pipelines).args(["jobs", "verify", &id]).output().unwrap();
+    let told = String::from_utf8(verified.stdout).unwrap();
+    assert_eq!(verified.status.code(), Some(1), "{told}");
+    assert!(told.contains("differs: the file `talk.mp3` is not the one that the report tells of"), "{told}");
+
     let wrong = dev.upload("video_to_mp3", "this is no video").await.unwrap();
     let wrong = dev.ended(&wrong).await;
     assert_eq!((&wrong["status"], &wrong["error"]["code"]), (&"failed".into(), &"program_failed".into()));
@@ -96,8 +102,10 @@ async fn until(what: &str, reached: impl Fn() -> bool) {
     }
 }
 
+/// The folders of programs; the SQL engine has one of its own beside them.
 fn workplaces(spill: &Path) -> Vec<PathBuf> {
-    std::fs::read_dir(spill).unwrap().map(|entry| entry.unwrap().path()).collect()
+    let paths = std::fs::read_dir(spill).unwrap().map(|entry| entry.unwrap().path());
+    paths.filter(|path| path.to_string_lossy().contains("tidemill-program-")).collect()
 }
 
 #[tokio::test]

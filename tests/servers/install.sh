@@ -34,6 +34,9 @@ packages_for_smtp() {
 
 packages_for_s3() { :; }
 
+# Not a server: what the pipeline video_to_mp3 runs.
+packages_for_programs() { command -v ffmpeg ffprobe >/dev/null || echo ffmpeg; }
+
 # Installs what the named servers lack, all at once, or says what to install.
 provide() {
   local name missing=()

@@ -227,7 +227,7 @@ fn rate(text: &str, place: Place, problems: &mut Problems) -> Option<(NonZeroU32
 }
 
 /// `500ms`, `30s`, `2m`: more than nothing, at most an hour.
-fn span(text: &str, place: Place, problems: &mut Problems) -> Option<Duration> {
+pub(super) fn span(text: &str, place: Place, problems: &mut Problems) -> Option<Duration> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);
     let millis: Option<u64> = match unit.trim() {

@@ -1,18 +1,14 @@
 //! The program steps of a pipeline file, and what a pipeline of files must not have.
 
-use std::time::Duration;
-
 use crate::problem::{Place, Problems, quoted};
 use crate::spec::{ProgramLimitsSpec, ProgramSpec, Written};
 use crate::tree::Node;
 use crate::{Argument, OutputName, Program, ProgramLimits};
 
-use super::size_bytes;
+use super::{http, size_bytes};
 
 /// Least memory of a program: below it not even a small one is loaded.
 const MEMORY_BYTES_MIN: u64 = 16 << 20;
-/// Longest run of a program: a day.
-const TIME_MAX: Duration = Duration::from_secs(86_400);
 
 /// One program, or `None` with its problems told.
 pub fn read(spec: &ProgramSpec, node: &Node, problems: &mut Problems) -> Option<Program> {
@@ -128,24 +124,7 @@ fn limits(
     let memory = size(&spec.memory, "memory", MEMORY_BYTES_MIN, &mut limits.memory_bytes);
     let output = size(&spec.output_size, "output_size", 0, &mut limits.output_size_bytes);
     if let Some(written) = &spec.time {
-        limits.time = time(&written.0, node.place_of("time"), problems)?;
+        limits.time = http::span(&written.0, node.place_of("time"), problems)?;
     }
     memory.and(output).map(|()| limits)
-}
-
-/// A time such as `10m`: a whole number and one of s, m, h.
-fn time(text: &str, place: Place, problems: &mut Problems) -> Option<Duration> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let seconds =
-        [("s", 1), ("m", 60), ("h", 3_600)].iter().find(|(known, _)| *known == unit.trim()).map(|(_, s)| *s);
-    let total =
-        number.parse::<u64>().ok().zip(seconds).and_then(|(number, seconds)| number.checked_mul(seconds));
-    let time =
-        total.map(Duration::from_secs).filter(|time| (Duration::from_secs(1)..=TIME_MAX).contains(time));
-    if time.is_none() {
-        let help = "write a whole number and one of s, m, h, from `1s` to `24h`, such as `10m`";
-        problems.add_help(place, format!("{} is not a time for a program", quoted(text)), help);
-    }
-    time
 }

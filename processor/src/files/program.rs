@@ -95,7 +95,6 @@ fn confinement(program: &Program) -> Confinement {
         memory_bytes: Some(program.limits.memory_bytes),
         file_size_bytes: Some(program.limits.output_size_bytes),
         cpu_seconds: Some((program.limits.time.as_secs() + 1).saturating_mul(processors)),
-        open_files: None,
     }
 }
 
@@ -132,12 +131,12 @@ async fn judge(program: &Program, end: Option<End>, output: &Path, tail: String)
     let limit = program.limits.output_size_bytes;
     let made = tokio::fs::symlink_metadata(output).await.ok();
     let full = made.as_ref().is_some_and(|made| made.len() >= limit);
+    // A file that is as large as it may be was most likely cut, whatever the program says.
+    if full || end == Some(End::Signal(SIGNAL_FILE_TOO_LARGE)) {
+        return Err(ProgramFault::TooLarge { program: name(), bytes: limit }.into());
+    }
     let how = match end {
         Some(End::Status(0)) => None,
-        Some(End::Signal(SIGNAL_FILE_TOO_LARGE)) => {
-            return Err(ProgramFault::TooLarge { program: name(), bytes: limit }.into());
-        }
-        Some(_) if full => return Err(ProgramFault::TooLarge { program: name(), bytes: limit }.into()),
         Some(End::Status(status)) => Some(format!("status {status}")),
         Some(End::Signal(signal)) => Some(format!("signal {signal}")),
         None => return Err(not_started(program, &tail)),

@@ -108,6 +108,8 @@ pub(crate) fn sweep(base: Option<&Path>) -> io::Result<usize> {
 fn is_left_behind(folder: &Path) -> bool {
     match File::open(folder.join(LOCK)) {
         Ok(lock) => !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)),
+        // Also a folder of another user's processor cannot be looked into: that one is not ours.
+        Err(error) if error.kind() != io::ErrorKind::NotFound => false,
         Err(_) => {
             let age =
                 folder.metadata().and_then(|data| data.modified()).map(|at| at.elapsed().unwrap_or_default());

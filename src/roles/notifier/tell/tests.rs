@@ -169,3 +169,20 @@ async fn an_event_that_nobody_can_be_told_of_is_done() {
     assert!(teller.tell(&broken, &stop).await);
     assert_eq!(mail.tries.load(Ordering::Relaxed), 0);
 }
+
+#[test]
+fn a_webhook_gets_the_links_of_what_was_made() {
+    let mut event: serde_json::Value = serde_json::from_slice(&record("sales").payload).unwrap();
+    event["data"]["job"]["artifacts"] = serde_json::json!(["talk.mp3"]);
+    let event = Event::from_json(event.to_string().as_bytes()).unwrap();
+    let (finished, body) = with_links(event, "https://tidemill.example.org").unwrap().unwrap();
+    let link = format!("https://tidemill.example.org/v1/jobs/{}/files/talk.mp3", finished.job.job_id);
+    assert_eq!(facts(&finished, Utc::now(), "").files, [link.clone()]);
+    let body: serde_json::Value = serde_json::from_slice(&body.unwrap()).unwrap();
+    assert_eq!(body["data"]["links"], serde_json::json!([link]));
+    let plain = Event::from_json(&record("sales").payload).unwrap();
+    assert!(
+        with_links(plain, "").unwrap().unwrap().1.is_none(),
+        "what made no file is sent as it stands in the log"
+    );
+}
