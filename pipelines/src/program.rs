@@ -75,7 +75,7 @@ impl OutputName {
     /// Reads the name; the error says what is wrong.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
         let name = Self(parts(text, &["stem"])?);
-        let sample = name.of(Some("a"));
+        let sample = filled(&name.0, |_| "a");
         if !artifact_name_fits(&sample) {
             return Err(
                 "a name has letters, digits, `.`, `-` and `_` only and does not begin with `.`".to_owned()
