@@ -177,7 +177,7 @@ fn a_webhook_gets_the_links_of_what_was_made() {
     let event = Event::from_json(event.to_string().as_bytes()).unwrap();
     let (finished, body) = with_links(event, "https://tidemill.example.org").unwrap().unwrap();
     let link = format!("https://tidemill.example.org/v1/jobs/{}/files/talk.mp3", finished.job.job_id);
-    assert_eq!(facts(&finished, Utc::now(), "").files, [link.clone()]);
+    assert_eq!(facts(&finished, Utc::now(), "").files, std::slice::from_ref(&link));
     let body: serde_json::Value = serde_json::from_slice(&body.unwrap()).unwrap();
     assert_eq!(body["data"]["links"], serde_json::json!([link]));
     let plain = Event::from_json(&record("sales").payload).unwrap();
