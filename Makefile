@@ -56,4 +56,4 @@ deny: ## licences, advisories and sources of the dependencies
 bench: ## measurements on real servers, printed; benches/README.md tells what they mean
 	$(CARGO) build --locked --release --bins -p tidemill -p tidemill-benches
 	python3 benches/decode_peers.py
-	@$(SERVERS) with bash -ec 'for program in decode flights latency; do target/release/$$program; done'
+	@$(SERVERS) with bash -ec 'for program in decode flights latency fetch; do target/release/$$program; done'

@@ -146,6 +146,22 @@ Examples:
     Migrate,
     /// Send files to a gateway, wait, and tell what was taken and what was refused
     Send(SendArgs),
+    /// Fetch the pages of a pipeline's API now, as its schedule does
+    #[command(after_help = "\
+The pages land in the object store and become one job, which a processor (or `tidemill dev`) takes.
+A fetch that was cut off is taken up again by the same command with the same --slot: pages that
+landed are not fetched again.
+
+Examples:
+  tidemill --data ./tidemill-data fetch sensor_readings
+  tidemill fetch sensor_readings --slot 2026-11-21T10:15:00Z")]
+    Fetch {
+        /// Name of the pipeline
+        pipeline: String,
+        /// The time that the pipeline's texts are filled with, such as 2026-11-21T10:15:00Z [default: now]
+        #[arg(long, value_name = "TIME")]
+        slot: Option<chrono::DateTime<chrono::Utc>>,
+    },
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Reach every server of the settings, or say which does not answer and what to do

@@ -2,6 +2,7 @@
 
 mod check;
 mod doctor;
+mod fetch;
 mod jobs;
 mod migrate;
 mod query;
@@ -33,6 +34,9 @@ pub async fn run(command: &Command, sources: &Sources, json: bool) -> Result<Exi
         Command::Test { pipeline } => test_cases::run(&parts(sources)?, pipeline.as_deref(), json).await,
         Command::Run(args) => run_file::run(&parts(sources)?, args, json).await,
         Command::Send(args) => send::run(args, json).await,
+        Command::Fetch { pipeline, slot } => {
+            fetch::run(&standing_parts(sources)?, pipeline, *slot, json).await
+        }
         Command::Query { sql, csv } => query::run(&standing_parts(sources)?, sql, *csv, json).await,
         Command::Jobs(command) => jobs::run(&standing_parts(sources)?, command, json).await,
         Command::User(command) => users::run(&parts(sources)?, command, json).await,

@@ -15,10 +15,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use object_store::ObjectStore;
 use tidemill_gateway::GatewaySettings;
+use tidemill_ingest::{FetchMetrics, Fetcher, FetcherParts, Landing, LandingLimits};
 use tidemill_jobs::{EmbeddedLog, EventLog, JobStore, KafkaLog, KafkaSettings, StoreLimits};
 use tidemill_pipelines::PipelineSet;
 use tidemill_processor::ProcessorLimits;
-use tidemill_sinks::notice::Notifiers;
+use tidemill_sinks::notice::{Allow, Notifiers};
 use tidemill_sinks::{Sink, SinkLimits};
 
 use crate::folder;
@@ -115,6 +116,28 @@ impl Parts {
             return objects::open(url, &self.settings.objects);
         }
         objects::folder(&self.embedded("no object store", "url", "objects")?.join("objects"))
+    }
+
+    /// What fetches the pages of APIs.
+    pub fn fetcher(
+        &self,
+        pipelines: &PipelineSet,
+        jobs: &JobStore,
+        objects: &Arc<dyn ObjectStore>,
+        metrics: FetchMetrics,
+    ) -> Result<Fetcher> {
+        let settings = &self.settings.fetcher;
+        let cidrs = settings.allow.iter().map(|block| block.parse()).collect::<Result<Vec<_>, _>>()?;
+        let secrets = settings.secrets.iter().map(|(name, secret)| (name.clone(), secret.to_secrecy()));
+        Ok(Fetcher::new(FetcherParts {
+            landing: Landing::new(Arc::clone(objects), jobs.clone(), LandingLimits::default()),
+            jobs: jobs.clone(),
+            pipelines,
+            allow: Allow { cidrs },
+            secrets: secrets.collect(),
+            run_limit: settings.run_limit.get(),
+            metrics,
+        })?)
     }
 
     /// Mail and webhooks.

@@ -42,7 +42,7 @@ async fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {
 }
 
 /// Names this process in the job table: host and process id.
-fn worker_name() -> String {
+pub fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let host = match host.trim() {
         "" => "unknown",

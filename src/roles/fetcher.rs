@@ -6,19 +6,29 @@
 mod timetable;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
+use async_trait::async_trait;
+use chrono::Utc;
 use prometheus::Registry;
-use tokio::sync::Semaphore;
-use tracing::info;
+use tidemill_ingest::{FetchMetrics, Fetcher, Progress};
+use tidemill_jobs::{JobStore, SlotClaim};
+use tidemill_pipelines::{HttpSource, Pipeline, Source};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
 
-use super::{Shared, add_relay, add_watch, listen, worker_name};
+use super::{Shared, add_relay, add_watch, endless, listen, worker_name};
 use crate::crew::Crew;
 use crate::parts::Parts;
 use crate::settings::Settings;
 use crate::telemetry::{Readiness, serve};
 
-use timetable::{Clockwork, Timetable};
+use timetable::{Clockwork, Due, Timetable};
+
+/// How often the page ledger is tidied.
+const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// Runs until told to stop.
 pub async fn run(settings: Settings) -> Result<()> {
@@ -54,6 +64,8 @@ pub fn add_fetcher(crew: &mut Crew, parts: &Parts, registry: &Registry, shared: 
         lease: fetcher.lease.get(),
         places: Arc::new(Semaphore::new(fetcher.runs as usize)),
     };
+    let forget = forget_pages(clockwork.jobs.clone(), fetcher.keep_pages.get(), crew.stop_back.clone());
+    crew.back("page ledger", endless(forget));
     info!(timetables = timetables.len(), "fetcher looks at the clock");
     for timetable in timetables {
         crew.front("timetable", timetable.run(clockwork.clone(), crew.stop.clone()));
@@ -68,6 +80,49 @@ pub fn add_fetcher(crew: &mut Crew, parts: &Parts, registry: &Registry, shared: 
 }
 
 /// Everything that is due at times.
-fn timetables(_parts: &Parts, _registry: &Registry, _shared: &Shared) -> Result<Vec<Timetable>> {
-    Ok(Vec::new())
+fn timetables(parts: &Parts, registry: &Registry, shared: &Shared) -> Result<Vec<Timetable>> {
+    let fetcher =
+        parts.fetcher(&shared.pipelines, &shared.jobs, &shared.objects, FetchMetrics::new(registry)?)?;
+    let mut timetables = Vec::new();
+    for pipeline in shared.pipelines.iter() {
+        let Source::Http(source) = &pipeline.source else { continue };
+        for name in source.secrets().filter(|name| !parts.settings().fetcher.secrets.contains_key(*name)) {
+            warn!(pipeline = %pipeline.name, secret = name, "the settings have no such secret under fetcher.secrets");
+        }
+        let Some(schedule) = source.schedule.clone() else { continue };
+        let work =
+            Fetch { fetcher: fetcher.clone(), pipeline: Arc::new(pipeline.clone()), source: source.clone() };
+        let name = Fetcher::schedule_name(pipeline);
+        timetables.push(Timetable { name, schedule, work: Arc::new(work) });
+    }
+    Ok(timetables)
+}
+
+/// A fetch is due.
+struct Fetch {
+    fetcher: Fetcher,
+    pipeline: Arc<Pipeline>,
+    source: Box<HttpSource>,
+}
+
+#[async_trait]
+impl Due for Fetch {
+    async fn work(&self, claim: &SlotClaim) -> Result<()> {
+        let progress = watch::Sender::new(Progress::default());
+        self.fetcher.run(&self.pipeline, &self.source, claim, progress).await?;
+        Ok(())
+    }
+}
+
+/// Forgets pages of runs that ended long ago.
+async fn forget_pages(jobs: JobStore, keep: Duration, stop: CancellationToken) {
+    while stop.run_until_cancelled(tokio::time::sleep(FORGET_EVERY)).await.is_some() {
+        match jobs.forget_pages(Utc::now() - keep).await {
+            Ok(0) => {}
+            Ok(pages) => info!(pages, "forgot pages of old runs"),
+            Err(error) => {
+                warn!(error = &error as &dyn std::error::Error, "failed to forget pages of old runs")
+            }
+        }
+    }
 }

@@ -1,0 +1,207 @@
+//! The ways in which pages hang together.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::response::IntoResponse;
+use tidemill_ingest::{Progress, RunEnd};
+use tidemill_jobs::JobStatus;
+use tokio::sync::watch;
+
+use crate::api::{Api, csv, index, json};
+use crate::place::{Place, pipeline};
+
+const LINKS: &str =
+    "{ url: BASE/readings, pages: { links: { path: '$.pages[*]' } }, limits: { concurrency: 16 } }";
+
+/// `id\n7\n` for 7.
+fn records(numbers: std::ops::Range<u64>) -> Vec<String> {
+    numbers.map(|number| format!("id\n{number}\n")).collect()
+}
+
+#[tokio::test]
+async fn two_hundred_linked_pages_are_one_job_in_their_order() {
+    let api = Api::start(|asked| match asked.target.as_str() {
+        "/readings" => index(asked, 200),
+        _ => csv(asked.number()),
+    })
+    .await;
+    let place = Place::new().await;
+    let job = place.job(&pipeline(&api.base, LINKS)).await;
+    assert_eq!((job.status, job.sender.as_str()), (JobStatus::Queued, "fetcher"));
+    assert_eq!(job.file_name.as_deref(), Some("2026-11-21T10:15:00Z"));
+    assert_eq!(place.contents(&job).await, records(0..200));
+    assert_eq!(job.size_bytes, records(0..200).iter().map(|page| page.len() as u64).sum::<u64>());
+    assert!(api.all_hits().values().all(|hits| *hits == 1), "{:?}", api.all_hits());
+    assert_eq!(api.all_hits().len(), 201);
+}
+
+#[tokio::test]
+async fn two_hundred_pages_by_the_next_link_of_the_body_are_one_job() {
+    let api = Api::start(|asked| {
+        let number = asked.number();
+        let next = if number < 199 { format!("\"?cursor={}\"", number + 1) } else { "null".to_owned() };
+        json(format!("{{\"id\": {number}, \"next\": {next}}}"))
+    })
+    .await;
+    let place = Place::new().await;
+    let source = "{ url: BASE/readings, pages: { next: { path: $.next } } }";
+    let contents = place.contents(&place.job(&pipeline(&api.base, source)).await).await;
+    assert_eq!(contents.len(), 200);
+    assert!(contents[17].starts_with("{\"id\": 17,"), "{}", contents[17]);
+    assert_eq!(contents[199], "{\"id\": 199, \"next\": null}");
+}
+
+#[tokio::test]
+async fn two_hundred_pages_by_the_next_link_of_the_header_are_one_job() {
+    let api = Api::start(|asked| {
+        let number = asked.number();
+        let link = format!("</first>; rel=\"first\", </readings?at={}>; rel=\"next\"", number + 1);
+        let link = (number < 199).then_some([("link", link)]);
+        Some(
+            (link.map_or([("x-last", "yes".to_owned())], |link| link), format!("id\n{number}\n"))
+                .into_response(),
+        )
+    })
+    .await;
+    let place = Place::new().await;
+    let source = "{ url: BASE/readings, pages: { next: { link_header: next } } }";
+    assert_eq!(place.contents(&place.job(&pipeline(&api.base, source)).await).await, records(0..200));
+}
+
+#[tokio::test]
+async fn numbered_pages_are_fetched_until_one_is_empty_or_not_found() {
+    for end in ["empty", "not found"] {
+        let api = Api::start(move |asked| match asked.number() {
+            number @ 1..=200 => csv(number),
+            _ if end == "empty" => Some("id\n".into_response()),
+            _ => None,
+        })
+        .await;
+        let place = Place::new().await;
+        let source = "{ url: 'BASE/readings?size=1', pages: { number: { parameter: page } } }";
+        let job = place.job(&pipeline(&api.base, source)).await;
+        assert_eq!(place.contents(&job).await, records(1..201), "{end}");
+        assert_eq!(api.hits("/readings?size=1&page=200"), 1);
+        assert!(api.all_hits().len() <= 208, "no more than one turn behind the end");
+    }
+}
+
+#[tokio::test]
+async fn a_first_page_without_records_is_a_job_of_one_empty_page() {
+    let api = Api::start(|_| Some("id\n".into_response())).await;
+    let place = Place::new().await;
+    let source = "{ url: BASE/readings, pages: { number: { parameter: page, first: 0 } } }";
+    let job = place.job(&pipeline(&api.base, source)).await;
+    assert_eq!(place.contents(&job).await, ["id\n"]);
+    assert_eq!(api.all_hits().len(), 1);
+}
+
+#[tokio::test]
+async fn an_api_that_lists_nothing_makes_no_job() {
+    let api = Api::start(|asked| index(asked, 0)).await;
+    let place = Place::new().await;
+    let end = place.fetch(&pipeline(&api.base, LINKS)).await;
+    assert!(matches!(end, RunEnd::Empty), "{end:?}");
+    let place = Place::new().await;
+    let strict = LINKS.replace("limits:", "allow_empty: false, limits:");
+    assert!(place.failure(&pipeline(&api.base, &strict)).await.contains("lists no pages"));
+}
+
+#[tokio::test]
+async fn a_first_answer_with_records_is_the_first_page() {
+    let api = Api::start(|asked| match asked.target.as_str() {
+        "/readings" => index(asked, 3),
+        _ => csv(asked.number()),
+    })
+    .await;
+    let place = Place::new().await;
+    let source = "{ url: BASE/readings, pages: { links: { path: '$.pages[*]', first_has_records: true } } }";
+    let contents = place.contents(&place.job(&pipeline(&api.base, source)).await).await;
+    assert!(contents[0].starts_with("{\"pages\""), "{contents:?}");
+    assert_eq!(contents[1..], records(0..3));
+}
+
+#[tokio::test]
+async fn a_page_that_is_listed_twice_is_fetched_once() {
+    let api = Api::start(|asked| match asked.target.as_str() {
+        "/readings" => {
+            json(r#"{"pages": ["/pages/1", "/pages/2", "/pages/1#again", "/pages/2"]}"#.to_owned())
+        }
+        _ => csv(asked.number()),
+    })
+    .await;
+    let place = Place::new().await;
+    assert_eq!(place.contents(&place.job(&pipeline(&api.base, LINKS)).await).await, records(1..3));
+    assert_eq!((api.hits("/pages/1"), api.hits("/pages/2")), (1, 1));
+}
+
+#[tokio::test]
+async fn the_first_request_carries_the_slot() {
+    let api = Api::start(|_| csv(1)).await;
+    let place = Place::new().await;
+    let source = "{ url: 'BASE/days/{{ slot.date }}', parameters: { until: '{{ slot.time }}', since: '{{ slot.previous }}' }, \
+        schedule: { cron: '*/15 * * * *' } }";
+    place.job(&pipeline(&api.base, source)).await;
+    let expected = "/days/2026-11-21?since=2026-11-21T10%3A00%3A00Z&until=2026-11-21T10%3A15%3A00Z";
+    assert_eq!(api.hits(expected), 1, "{:?}", api.all_hits());
+}
+
+#[tokio::test]
+async fn at_most_as_many_requests_are_under_way_as_the_pipeline_allows() {
+    static NOW: AtomicUsize = AtomicUsize::new(0);
+    static MOST: AtomicUsize = AtomicUsize::new(0);
+    let api = Api::start(|asked| match asked.target.as_str() {
+        "/readings" => index(asked, 40),
+        _ => {
+            let now = NOW.fetch_add(1, Ordering::SeqCst) + 1;
+            MOST.fetch_max(now, Ordering::SeqCst);
+            std::thread::sleep(Duration::from_millis(5));
+            NOW.fetch_sub(1, Ordering::SeqCst);
+            csv(asked.number())
+        }
+    })
+    .await;
+    let place = Place::new().await;
+    let source = LINKS.replace("concurrency: 16", "concurrency: 1");
+    place.job(&pipeline(&api.base, &source)).await;
+    assert_eq!(MOST.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_run_that_was_cut_off_fetches_no_landed_page_again() {
+    let api = Api::slow(Duration::from_millis(20), |asked| match asked.target.as_str() {
+        "/readings" => index(asked, 60),
+        _ => csv(asked.number()),
+    })
+    .await;
+    let place = Place::new().await;
+    let pipeline = pipeline(&api.base, &LINKS.replace("16", "4"));
+    let claim = place.claim().await;
+    let progress = watch::Sender::new(Progress::default());
+    let mut seen = progress.subscribe();
+    tokio::select! {
+        end = place.run(&pipeline, &claim, progress) => panic!("{end:?}"),
+        _ = seen.wait_for(|progress| progress.landed >= 20) => {}
+    }
+    let landed: Vec<u64> = place
+        .jobs
+        .pages(claim.run_id)
+        .await
+        .unwrap()
+        .iter()
+        .filter(|page| page.landed.is_some())
+        .map(|page| page.number)
+        .collect();
+    assert!(landed.len() >= 20 && landed.len() < 60, "{}", landed.len());
+    assert!(place.jobs.release_slot(&claim).await.unwrap());
+    let again = place.claim().await;
+    assert_eq!((again.run_id, again.attempt), (claim.run_id, 2));
+    let end = place.run(&pipeline, &again, watch::Sender::new(Progress::default())).await.unwrap();
+    let RunEnd::Job(job) = end else { panic!("{end:?}") };
+    assert_eq!(place.contents(&job).await, records(0..60));
+    for number in landed {
+        assert_eq!(api.hits(&format!("/pages/{number}")), 1, "page {number}");
+    }
+    assert_eq!(api.hits("/readings"), 1);
+}

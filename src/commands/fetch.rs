@@ -1,0 +1,114 @@
+//! `tidemill fetch`: one fetch by hand, the same as a schedule makes due.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use chrono::{DateTime, SubsecRound, Utc};
+use indicatif::{HumanBytes, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use serde_json::json;
+use tidemill_ingest::{FetchMetrics, Fetcher, Progress, RunEnd};
+use tidemill_jobs::{JobStore, SlotAnswer, SlotClaim};
+use tidemill_pipelines::Source;
+use tokio::sync::watch;
+
+use super::{job_store, pipeline, pipelines, print_json, print_text, status};
+use crate::parts::Parts;
+use crate::roles::worker_name;
+
+/// How often the bar moves.
+const LOOK_EVERY: Duration = Duration::from_millis(120);
+
+/// Claims the slot, fetches, and tells of the job.
+pub async fn run(parts: &Parts, name: &str, slot: Option<DateTime<Utc>>, json: bool) -> Result<ExitCode> {
+    let set = pipelines(parts)?;
+    let pipeline = pipeline(&set, name)?;
+    let Source::Http(source) = &pipeline.source else {
+        bail!("pipeline `{name}` takes uploads, nothing is fetched for it; use `tidemill send`");
+    };
+    let now = Utc::now().trunc_subsecs(0);
+    let slot = slot.unwrap_or(now);
+    ensure!(slot <= now, "the slot {slot} has not come yet");
+    let (jobs, objects) = (job_store(parts).await?, parts.objects()?);
+    let fetcher = parts.fetcher(&set, &jobs, &objects, FetchMetrics::new(&prometheus::Registry::new())?)?;
+    let claim =
+        claim(&jobs, &Fetcher::schedule_name(pipeline), slot, parts.settings().fetcher.lease.get()).await?;
+    let progress = watch::Sender::new(Progress::default());
+    let shown = show(progress.subscribe(), name);
+    let pipeline = Arc::new(pipeline.clone());
+    let work = jobs.while_held(&claim, fetcher.run(&pipeline, source, &claim, progress.clone()));
+    let end = tokio::select! {
+        end = work => end.context("the slot was taken over by another fetcher")??,
+        _ = tokio::signal::ctrl_c() => {
+            jobs.release_slot(&claim).await?;
+            bail!("stopped; go on with: tidemill fetch {name} --slot {}", claim.slot.to_rfc3339());
+        }
+        never = shown => never,
+    };
+    let progress = *progress.borrow();
+    if json {
+        print_json(&told(&claim, &end, progress))?;
+    } else {
+        print_text(&in_words(name, &claim, &end, progress));
+    }
+    Ok(status(!matches!(end, RunEnd::Failed(_))))
+}
+
+async fn claim(jobs: &JobStore, schedule: &str, slot: DateTime<Utc>, lease: Duration) -> Result<SlotClaim> {
+    match jobs.claim_slot(schedule, slot, &worker_name(), lease, true).await? {
+        SlotAnswer::Claimed(claim) => Ok(claim),
+        SlotAnswer::Held { until } => bail!(
+            "slot {} is being fetched by another, who holds it until {} at least",
+            slot.to_rfc3339(),
+            until.to_rfc3339()
+        ),
+        SlotAnswer::Done(run) => bail!("slot {} was fetched before, as job {run}", slot.to_rfc3339()),
+        SlotAnswer::Failed(error) => bail!("slot {} failed: {error}", slot.to_rfc3339()),
+    }
+}
+
+/// A bar on a terminal; nothing where nobody looks. Never ends.
+async fn show(progress: watch::Receiver<Progress>, name: &str) -> RunEnd {
+    let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+    if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} [{bar:30}] {pos}/{len} pages") {
+        bar.set_style(style);
+    }
+    bar.set_message(name.to_owned());
+    loop {
+        let Progress { pages, landed, .. } = *progress.borrow();
+        bar.set_length(pages);
+        bar.set_position(landed);
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}
+
+fn told(claim: &SlotClaim, end: &RunEnd, progress: Progress) -> serde_json::Value {
+    let (outcome, job, error) = match end {
+        RunEnd::Job(job) => ("job", Some(job), None),
+        RunEnd::Empty => ("empty", None, None),
+        RunEnd::Failed(error) => ("failed", None, Some(error.to_string())),
+    };
+    json!({
+        "run_id": claim.run_id, "slot": claim.slot, "attempt": claim.attempt, "outcome": outcome, "job": job,
+        "error": error, "pages_landed": progress.landed, "size_bytes": progress.size_bytes,
+    })
+}
+
+fn in_words(name: &str, claim: &SlotClaim, end: &RunEnd, progress: Progress) -> String {
+    let slot = claim.slot.to_rfc3339();
+    match end {
+        RunEnd::Job(job) => format!(
+            "{name}: {} pages, {} → job {id}\n  look at it: tidemill jobs show {id}",
+            job.files_to_process.len(),
+            HumanBytes(job.size_bytes),
+            id = job.job_id
+        ),
+        RunEnd::Empty => format!("{name}: nothing there at slot {slot}"),
+        RunEnd::Failed(error) => format!(
+            "{name}: {error}\n  {} pages had landed; {} has to mend it, then: tidemill fetch {name} --slot {slot}",
+            progress.landed,
+            error.blame().as_str()
+        ),
+    }
+}
