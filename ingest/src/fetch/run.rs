@@ -208,8 +208,8 @@ impl Run {
             let landed = self.land(known.clone(), Use::StoreAndRead).await?;
             let is_end = landed.iter().any(|(_, is_end)| *is_end);
             for (page, _) in landed {
-                let number = page.number as usize;
-                known[number].landed = Some(page);
+                let place = known.iter_mut().find(|known| known.number == page.number);
+                place.into_iter().for_each(|known| known.landed = Some(page.clone()));
             }
             check_difference(&known, parameter)?;
             if is_end {

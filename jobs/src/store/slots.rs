@@ -113,15 +113,22 @@ impl JobStore {
     /// dropped. A database that is away for a while is borne: what the work writes is fenced.
     pub async fn while_held<T>(&self, claim: &SlotClaim, work: impl Future<Output = T>) -> Option<T> {
         let mut work = std::pin::pin!(work);
+        // Side by side: the work may hold the only writer of SQLite while a sign of life waits for it.
+        tokio::select! {
+            done = &mut work => return Some(done),
+            () = self.hold_until_lost(claim) => {}
+        }
+        // Perhaps the work ended the slot just now, and is about to say so.
+        tokio::time::timeout(claim.lease, work).await.ok()
+    }
+
+    async fn hold_until_lost(&self, claim: &SlotClaim) {
         loop {
-            tokio::select! {
-                done = &mut work => return Some(done),
-                () = tokio::time::sleep(claim.lease / 3) => match self.hold_slot(claim).await {
-                    Ok(true) => {}
-                    // Also when the work ended the slot just now and is about to say so.
-                    Ok(false) => return tokio::time::timeout(claim.lease, work).await.ok(),
-                    Err(error) => warn!(error = &error as &dyn std::error::Error, "failed to hold a slot"),
-                },
+            tokio::time::sleep(claim.lease / 3).await;
+            match self.hold_slot(claim).await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => warn!(error = &error as &dyn std::error::Error, "failed to hold a slot"),
             }
         }
     }

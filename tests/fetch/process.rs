@@ -1,8 +1,6 @@
 //! `tidemill fetch` and the role `fetcher` as processes: killed half-way, run twice, started by the clock. The API is a
 //! real HTTP server of this test that counts its requests. The job database is SQLite and MySQL (`TIDEMILL_TEST_MYSQL_URL`).
 
-#![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
-
 use std::collections::HashMap;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
