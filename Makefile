@@ -8,7 +8,7 @@ SERVERS := tests/servers/servers
 DATA ?= target/dev
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help build demo dev test test-fast test-kubernetes servers-up servers-down lint fmt layering deny bench
+.PHONY: help build demo dev test test-fast test-kubernetes test-spark servers-up servers-down lint fmt layering deny bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,11 @@ test-kubernetes: ## k8s/, Dockerfile, compose.yaml and workflows, on a real kube
 	@.ci/toolchain
 	@$(SERVERS) with tests/kubernetes/run
 
+test-spark: ## the lake under Apache Spark with two executors; fetches 400 MB, once
+	@.ci/toolchain
+	$(CARGO) build --workspace --locked --bin tidemill
+	@tests/spark/spark $${CARGO_TARGET_DIR:-target}/debug/tidemill
+
 servers-up: ## the test servers, left running; prints the variables that tests read
 	@$(SERVERS) up
 
@@ -56,4 +61,4 @@ deny: ## licences, advisories and sources of the dependencies
 bench: ## measurements on real servers, printed; benches/README.md tells what they mean
 	$(CARGO) build --locked --release --bins -p tidemill -p tidemill-benches
 	python3 benches/decode_peers.py
-	@$(SERVERS) with bash -ec 'for program in decode flights latency fetch; do target/release/$$program; done'
+	@$(SERVERS) with bash -ec 'for program in decode flights latency fetch lake; do target/release/$$program; done'

@@ -20,7 +20,7 @@ use tidemill_jobs::{EmbeddedLog, EventLog, JobStore, KafkaLog, KafkaSettings, St
 use tidemill_pipelines::PipelineSet;
 use tidemill_processor::ProcessorLimits;
 use tidemill_sinks::notice::{Allow, Notifiers};
-use tidemill_sinks::{Sink, SinkLimits};
+use tidemill_sinks::{Lake, Sink, SinkLimits, Sinks};
 
 use crate::folder;
 use crate::settings::{Secret, Settings};
@@ -65,8 +65,14 @@ impl Parts {
             .with_context(|| format!("no job database at {}", redacted(&url)))
     }
 
-    /// The sink of the tables, connected.
+    /// The sinks: the database of the tables, connected, and the lake, where an object store is named.
     pub async fn sink(&self) -> Result<Arc<dyn Sink>> {
+        let has_objects = self.settings.objects.url.is_some() || self.settings.data.is_some();
+        let lake = if has_objects { Some(Lake::new(self.objects()?)) } else { None };
+        Ok(Arc::new(Sinks::new(self.tables().await?, lake)))
+    }
+
+    async fn tables(&self) -> Result<Arc<dyn Sink>> {
         let url = self.tables_url()?;
         let limits = SinkLimits {
             connections_max: self.settings.tables.connections as usize,

@@ -248,8 +248,16 @@ impl From<&Pipeline> for PipelineView {
                 Format::File => FormatView::File(FileView {}),
             },
             columns: pipeline.columns.iter().map(ColumnView::from).collect(),
-            tables: pipeline.sinks.iter().map(|SinkSpec::Table(table)| table.name.to_string()).collect(),
+            tables: pipeline.sinks.iter().map(table_name).collect(),
         }
+    }
+}
+
+/// As it is named in SQL: tables of the lake lie in the schema `lake`.
+fn table_name(sink: &SinkSpec) -> String {
+    match sink {
+        SinkSpec::Table(table) => table.name.to_string(),
+        SinkSpec::Lake(lake) => format!("lake.{}", lake.name),
     }
 }
 

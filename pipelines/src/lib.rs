@@ -25,7 +25,7 @@ pub use fault::{Blame, Retry};
 pub use http::{Auth, HttpLimits, HttpSource, Pages};
 pub use names::{ColumnName, NameError, PipelineName, TableName};
 pub use pipeline::{
-    Check, CheckElse, CsvFormat, Duplicates, ErrorBudget, Format, Header, Mode, Notice, NoticeOn,
+    Check, CheckElse, CsvFormat, Duplicates, ErrorBudget, Format, Header, LakeSink, Mode, Notice, NoticeOn,
     NoticeTarget, Pipeline, SinkSpec, Source, Step, TableSink, Then, Tolerance, UploadSource,
 };
 pub use problem::{Problem, nearest};

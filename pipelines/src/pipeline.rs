@@ -154,6 +154,17 @@ pub enum CheckElse {
 pub enum SinkSpec {
     /// A table of the database of the settings.
     Table(TableSink),
+    /// A Delta table in the object store.
+    Lake(LakeSink),
+}
+
+/// A Delta table in the object store; rows are only ever added.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LakeSink {
+    /// The table's name, and its folder below `lake/`.
+    pub name: TableName,
+    /// The date or timestamp column that gives a row's day; `None`: the day on which the file landed.
+    pub day: Option<ColumnName>,
 }
 
 /// A table and how rows go into it.

@@ -80,9 +80,20 @@ impl PipelineSet {
 }
 
 impl Pipeline {
-    /// The tables of its sinks.
+    /// The tables of its sinks that lie in the database: those that other pipelines may look into.
     pub fn tables(&self) -> impl Iterator<Item = &TableName> {
-        self.sinks.iter().map(|SinkSpec::Table(table)| &table.name)
+        self.sinks.iter().filter_map(|sink| match sink {
+            SinkSpec::Table(table) => Some(&table.name),
+            SinkSpec::Lake(_) => None,
+        })
+    }
+
+    /// The tables of its sinks that lie in the lake.
+    pub fn lake_tables(&self) -> impl Iterator<Item = &TableName> {
+        self.sinks.iter().filter_map(|sink| match sink {
+            SinkSpec::Table(_) => None,
+            SinkSpec::Lake(lake) => Some(&lake.name),
+        })
     }
 
     /// Whether one of its sinks is this table.

@@ -245,6 +245,20 @@ pub enum ElseSpec {
 pub enum SinkSpec {
     /// A table of the database that the settings name.
     Table(TableSpec),
+    /// A Delta table in the object store, a folder for each day: for SQL beyond one machine.
+    Lake(LakeSpec),
+}
+
+/// A Delta table in the object store, a folder for each day.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct LakeSpec {
+    /// Name of the table, and of its folder below `lake/`: a-z, A-Z, 0-9 and _.
+    pub name: String,
+    /// The date or timestamp column that gives a row's day (UTC); without it, the day on which the file landed.
+    pub day: Option<String>,
+    /// How rows go in: append, the default, is the only way.
+    pub mode: Option<ModeSpec>,
 }
 
 /// A table of the database that the settings name.

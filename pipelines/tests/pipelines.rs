@@ -86,6 +86,7 @@ fn the_shipped_pipelines_make_a_set() {
         "airports",
         "departments",
         "flights",
+        "flights_lake",
         "hired_employees",
         "jobs",
         "planes",
@@ -129,7 +130,7 @@ fn a_full_file_means_what_it_says() {
     );
     let Step::Check(check) = &pipeline.steps[0] else { panic!("{:?}", pipeline.steps) };
     assert_eq!((check.name.as_str(), check.otherwise), ("not_in_future", CheckElse::Reject));
-    let SinkSpec::Table(table) = &pipeline.sinks[0];
+    let SinkSpec::Table(table) = &pipeline.sinks[0] else { panic!("{:?}", pipeline.sinks) };
     assert_eq!(
         (table.name.as_str(), table.mode, table.key[0].as_str()),
         ("hired_employees", Mode::Upsert, "id")
@@ -152,7 +153,7 @@ fn what_is_left_out_has_the_documented_default() {
     assert_eq!(csv.null, [""]);
     assert_eq!((pipeline.rejects.tolerate, pipeline.rejects.then), (Tolerance::Percent(10.0), Then::Abort));
     assert!(pipeline.columns[0].required && pipeline.steps.is_empty() && pipeline.notify.is_empty());
-    let SinkSpec::Table(table) = &pipeline.sinks[0];
+    let SinkSpec::Table(table) = &pipeline.sinks[0] else { panic!("{:?}", pipeline.sinks) };
     assert_eq!((table.mode, table.key.len()), (Mode::Append, 0));
 }
 

@@ -12,9 +12,10 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::prelude::SessionContext;
 use tidemill_pipelines::{
-    Check, ColumnName, ColumnType, Pipeline, PipelineSet, Problem, SinkSpec, Step, TableName, TableSink,
+    Check, ColumnName, ColumnType, LakeSink, Mode, Pipeline, PipelineSet, Problem, SinkSpec, Step, TableName,
+    TableSink,
 };
-use tidemill_sinks::{TableColumn, TablePlan};
+use tidemill_sinks::{Place, TableColumn, TablePlan, made_day_column};
 
 use crate::decode;
 use crate::engine::Engine;
@@ -128,7 +129,10 @@ impl Planner<'_> {
             .sinks
             .iter()
             .enumerate()
-            .filter_map(|(index, SinkSpec::Table(sink))| self.table(index, sink, &output, &lengths))
+            .filter_map(|(index, sink)| match sink {
+                SinkSpec::Table(sink) => self.table(index, sink, &output, &lengths),
+                SinkSpec::Lake(sink) => self.lake(index, sink, &output, &lengths),
+            })
             .collect();
         let output = self.non_null_keys(output);
         Ok(Some(Plan { record_checks, stages, output, tables }))
@@ -225,26 +229,43 @@ impl Planner<'_> {
         if self.problems.len() > before {
             return None;
         }
-        let columns = output
-            .fields()
-            .iter()
-            .filter_map(|field| {
-                let name: ColumnName = field.name().parse().ok()?;
-                let nullable = field.is_nullable() && !sink.key.contains(&name);
-                let max_length = lengths.get(field.name()).copied();
-                Some(TableColumn { name, kind: field.data_type().clone(), nullable, max_length })
-            })
-            .collect();
-        Some(TablePlan { table: sink.name.clone(), columns, key: sink.key.clone(), mode: sink.mode })
+        Some(TablePlan {
+            table: sink.name.clone(),
+            columns: planned_columns(output, &sink.key, lengths),
+            key: sink.key.clone(),
+            mode: sink.mode,
+            place: Place::Database,
+        })
+    }
+
+    fn lake(
+        &mut self,
+        index: usize,
+        sink: &LakeSink,
+        output: &SchemaRef,
+        lengths: &HashMap<String, u32>,
+    ) -> Option<TablePlan> {
+        let plan = TablePlan {
+            table: sink.name.clone(),
+            columns: planned_columns(output, &[], lengths),
+            key: Vec::new(),
+            mode: Mode::Append,
+            place: Place::Lake { day: sink.day.clone() },
+        };
+        let Some((message, help)) = day_problem(sink, output, &plan) else {
+            return Some(plan);
+        };
+        self.problem_at(&format!("sinks[{index}].lake.day"), message, help);
+        None
     }
 
     /// A key is never null, whatever the SQL says of it.
     fn non_null_keys(&self, output: SchemaRef) -> SchemaRef {
         let is_key = |name: &str| {
-            self.pipeline
-                .sinks
-                .iter()
-                .any(|SinkSpec::Table(sink)| sink.key.iter().any(|key| key.as_str() == name))
+            self.pipeline.sinks.iter().any(|sink| match sink {
+                SinkSpec::Table(sink) => sink.key.iter().any(|key| key.as_str() == name),
+                SinkSpec::Lake(_) => false,
+            })
         };
         let fields: Vec<_> = output
             .fields()
@@ -318,6 +339,41 @@ pub(crate) async fn logical_plan(
 fn register_empty(session: &SessionContext, name: &str, schema: SchemaRef) -> Result<(), DataFusionError> {
     session.register_table(name, Arc::new(MemTable::try_new(schema, vec![vec![]])?))?;
     Ok(())
+}
+
+fn planned_columns(
+    output: &SchemaRef,
+    key: &[ColumnName],
+    lengths: &HashMap<String, u32>,
+) -> Vec<TableColumn> {
+    let columns = output.fields().iter().filter_map(|field| {
+        let name: ColumnName = field.name().parse().ok()?;
+        let nullable = field.is_nullable() && !key.contains(&name);
+        let max_length = lengths.get(field.name()).copied();
+        Some(TableColumn { name, kind: field.data_type().clone(), nullable, max_length })
+    });
+    columns.collect()
+}
+
+/// Why the day of a lake table cannot be told from the rows, and what to write instead.
+fn day_problem(sink: &LakeSink, output: &SchemaRef, plan: &TablePlan) -> Option<(String, Option<String>)> {
+    if let Some(day) = &sink.day {
+        let Ok(field) = output.field_with_name(day.as_str()) else {
+            let message =
+                format!("the day of lake table `{}` is `{day}`, which the steps do not make", sink.name);
+            return Some((message, columns_help(output)));
+        };
+        if !matches!(field.data_type(), DataType::Date32 | DataType::Timestamp(..)) {
+            let message = format!("`{day}` is of type {}, so no day can be told from it", field.data_type());
+            return Some((message, Some("name a column of type date or timestamp".to_owned())));
+        }
+    }
+    let made = made_day_column(plan)?;
+    let taken = output.fields().iter().any(|field| field.name().eq_ignore_ascii_case(&made));
+    taken.then(|| {
+        let message = format!("the steps make a column `{made}`, which the lake table gets for its days");
+        (message, Some("give the column another name in the last sql step".to_owned()))
+    })
 }
 
 /// The type under which a column is delivered; `None` when no sink stores it.

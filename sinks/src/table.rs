@@ -1,11 +1,12 @@
-//! What a database sink does: tables made to a plan, rows delivered exactly once, the ledger, and scans.
+//! What a sink of tables does: tables made to a plan, rows delivered exactly once, the ledger, and scans.
 //!
 //! The contract of a delivery. Before an attempt writes, it raises the fence of its job (its own short
 //! transaction); an older attempt finds the fence higher than itself when it commits, and is rolled back.
 //! Rows and the ledger row commit in one transaction; the ledger's unique key (job, sink, chunk) drops a
 //! doubled delivery. When the answer to COMMIT is lost, the ledger is read: it is the truth.
+//! The lake keeps the same contract by other means (`lake/delivery.rs`).
 
-use arrow::datatypes::{DataType, SchemaRef};
+use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use chrono::{DateTime, Utc};
@@ -25,6 +26,20 @@ pub struct TablePlan {
     pub key: Vec<ColumnName>,
     /// How rows go in.
     pub mode: Mode,
+    /// Where it lies.
+    pub place: Place,
+}
+
+/// Where a table lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// In the database.
+    Database,
+    /// In the lake, partitioned by day.
+    Lake {
+        /// The date or timestamp column that gives a row's day; `None`: the day on which the file landed.
+        day: Option<ColumnName>,
+    },
 }
 
 /// A column of a planned table.
@@ -41,7 +56,15 @@ pub struct TableColumn {
     pub max_length: Option<u32>,
 }
 
-/// What stands in the database for a plan.
+impl TableColumn {
+    /// As a field of Arrow; a column of the key is never null.
+    pub(crate) fn field(&self, key: &[ColumnName]) -> Field {
+        let nullable = self.nullable && !key.contains(&self.name);
+        Field::new(self.name.as_str(), self.kind.clone(), nullable)
+    }
+}
+
+/// What stands there for a plan.
 #[derive(Debug, Clone, PartialEq)]
 pub enum TableState {
     /// There is no such table; this statement would make it.
@@ -89,7 +112,7 @@ pub enum Opened {
     Delivery(Box<dyn Delivery>),
 }
 
-/// A database with tables and a ledger: MySQL or SQLite. The tables `tidemill_ledger` and
+/// Tables and a ledger: MySQL, SQLite or the lake. In a database the tables `tidemill_ledger` and
 /// `tidemill_fence` are its own.
 #[async_trait]
 pub trait Sink: Send + Sync {

@@ -8,7 +8,7 @@ use object_store::ObjectStore;
 use prometheus::Registry;
 use tidemill_jobs::{EventLog, JobStore, Sweeper};
 use tidemill_processor::{Metrics, ProcessorParts};
-use tidemill_sinks::Sink;
+use tidemill_sinks::{Lake, Sink};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -74,12 +74,20 @@ pub fn add_processor(
 }
 
 async fn sweep_orphans(objects: Arc<dyn ObjectStore>, jobs: JobStore, stop: CancellationToken) {
+    let lake = Lake::new(Arc::clone(&objects));
     while stop.run_until_cancelled(tokio::time::sleep(ORPHANS_EVERY)).await.is_some() {
         let sweep = tidemill_ingest::sweep_orphans(&objects, &jobs, ORPHANS_OLDER_THAN);
         match stop.run_until_cancelled(sweep).await {
             Some(Ok(swept)) => info!(deleted = swept.deleted, "looked for objects without a job"),
             Some(Err(error)) => {
                 warn!(error = &error as &dyn std::error::Error, "failed to look for objects without a job");
+            }
+            None => {}
+        }
+        match stop.run_until_cancelled(lake.sweep()).await {
+            Some(Ok(deleted)) => info!(deleted, "looked for files that no lake table names"),
+            Some(Err(error)) => {
+                warn!(error = &error as &dyn std::error::Error, "failed to look for files of the lake");
             }
             None => {}
         }

@@ -1,9 +1,9 @@
-//! The sinks of a pipeline file: tables, their modes and keys.
+//! The sinks of a pipeline file: tables with their modes and keys, lake tables with their day.
 
 use crate::problem::{Place, Problems, did_you_mean, quoted};
-use crate::spec::{self, ModeSpec, TableSpec};
+use crate::spec::{self, LakeSpec, ModeSpec, TableSpec};
 use crate::tree::Node;
-use crate::{Column, ColumnName, Mode, SinkSpec, Step, TableName, TableSink, shape};
+use crate::{Column, ColumnName, LakeSink, Mode, SinkSpec, Step, TableName, TableSink, shape};
 
 use super::parsed;
 
@@ -24,30 +24,57 @@ pub fn read(
     let node = node?;
     let unchanged = steps.is_some_and(|steps| !steps.iter().any(|step| matches!(step, Step::Sql(_))));
     let columns = columns.filter(|_| unchanged);
-    let sinks: Vec<Option<TableSink>> =
-        node.items().iter().map(|item| table(item, columns, problems)).collect();
-    let tables: Vec<TableSink> = sinks.into_iter().collect::<Option<_>>()?;
-    tell_doubled(&tables, node, problems);
-    if tables.len() > 1 {
+    let sinks: Vec<Option<SinkSpec>> =
+        node.items().iter().map(|item| sink(item, columns, problems)).collect();
+    let sinks: Vec<SinkSpec> = sinks.into_iter().collect::<Option<_>>()?;
+    tell_doubled(&sinks, node, problems);
+    if sinks.len() > 1 {
         problems.add_help(
             node.place_of_item(1),
             "a pipeline writes one table: a file appears whole or not at all, which holds for one",
             "write a second pipeline for the second table",
         );
     }
-    (!tables.is_empty()).then(|| tables.into_iter().map(SinkSpec::Table).collect())
+    (!sinks.is_empty()).then_some(sinks)
 }
 
-fn table(node: &Node, columns: Option<&[Column]>, problems: &mut Problems) -> Option<TableSink> {
-    let spec::SinkSpec::Table(spec) = shape::part(node)?;
-    let node = node.field("table")?;
+fn sink(node: &Node, columns: Option<&[Column]>, problems: &mut Problems) -> Option<SinkSpec> {
+    match shape::part(node)? {
+        spec::SinkSpec::Table(spec) => {
+            table(&spec, node.field("table")?, columns, problems).map(SinkSpec::Table)
+        }
+        spec::SinkSpec::Lake(spec) => lake(&spec, node.field("lake")?, problems).map(SinkSpec::Lake),
+    }
+}
+
+/// Whether the day is among the columns is told where the SQL is planned.
+fn lake(spec: &LakeSpec, node: &Node, problems: &mut Problems) -> Option<LakeSink> {
+    let name = table_name(&spec.name, node.place_of("name"), problems);
+    let day = spec.day.as_ref().map(|day| parsed(day, node.place_of("day"), problems));
+    if !matches!(spec.mode, None | Some(ModeSpec::Append)) {
+        problems.add_help(
+            node.place_of("mode"),
+            "a lake table only takes rows by append",
+            "take `mode` out, or write a `table`, which can upsert and replace",
+        );
+        return None;
+    }
+    Some(LakeSink { name: name?, day: day.map_or(Some(None), |day| day.map(Some))? })
+}
+
+fn table(
+    spec: &TableSpec,
+    node: &Node,
+    columns: Option<&[Column]>,
+    problems: &mut Problems,
+) -> Option<TableSink> {
     let name = table_name(&spec.name, node.place_of("name"), problems);
     let mode = match spec.mode {
         None | Some(ModeSpec::Append) => Mode::Append,
         Some(ModeSpec::Upsert) => Mode::Upsert,
         Some(ModeSpec::Replace) => Mode::Replace,
     };
-    let key = key(&spec, node, columns, problems);
+    let key = key(spec, node, columns, problems);
     if mode == Mode::Upsert && key.as_ref().is_some_and(Vec::is_empty) {
         let place = if node.field("key").is_some() { node.place_of("key") } else { node.place_of("mode") };
         problems.add_help(
@@ -121,15 +148,27 @@ fn tell_unfit(name: &ColumnName, columns: &[Column], place: Place, problems: &mu
     }
 }
 
-fn tell_doubled(tables: &[TableSink], node: &Node, problems: &mut Problems) {
-    for (index, table) in tables.iter().enumerate() {
-        let same = |other: &TableSink| other.name.as_str().eq_ignore_ascii_case(table.name.as_str());
-        if tables[..index].iter().any(same) {
+/// The word of a sink in the file, and the table it names.
+fn named(sink: &SinkSpec) -> (&'static str, &TableName) {
+    match sink {
+        SinkSpec::Table(table) => ("table", &table.name),
+        SinkSpec::Lake(lake) => ("lake", &lake.name),
+    }
+}
+
+fn tell_doubled(sinks: &[SinkSpec], node: &Node, problems: &mut Problems) {
+    for (index, sink) in sinks.iter().enumerate() {
+        let (word, name) = named(sink);
+        let same = |other: &SinkSpec| {
+            let (other_word, other_name) = named(other);
+            other_word == word && other_name.as_str().eq_ignore_ascii_case(name.as_str())
+        };
+        if sinks[..index].iter().any(same) {
             let item = &node.items()[index];
-            let place = item.field("table").map_or(item.place, |table| table.place_of("name"));
+            let place = item.field(word).map_or(item.place, |sink| sink.place_of("name"));
             problems.add_help(
                 place,
-                format!("the table `{}` stands twice in the sinks", table.name),
+                format!("the table `{name}` stands twice in the sinks"),
                 "write to each table once",
             );
         }

@@ -8,7 +8,9 @@ use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use tidemill_pipelines::{ColumnName, Mode, Retry, TableName};
-use tidemill_sinks::{CommitKey, Delivery, Error, LedgerRow, Opened, Result, Sink, TableColumn, TablePlan};
+use tidemill_sinks::{
+    CommitKey, Delivery, Error, LedgerRow, Opened, Place, Result, Sink, TableColumn, TablePlan,
+};
 
 pub fn column(name: &str, kind: DataType) -> TableColumn {
     TableColumn { name: name.parse().unwrap(), kind, nullable: true, max_length: None }
@@ -20,7 +22,7 @@ pub fn text(name: &str, max_length: u32) -> TableColumn {
 
 pub fn plan(mode: Mode, columns: Vec<TableColumn>, key: &[&str]) -> TablePlan {
     let key = key.iter().map(|name| name.parse().unwrap()).collect();
-    TablePlan { table: "people".parse().unwrap(), columns, key, mode }
+    TablePlan { table: "people".parse().unwrap(), columns, key, mode, place: Place::Database }
 }
 
 /// The table `people (id, name)`, keyed by `id`.

@@ -1,4 +1,4 @@
-//! Places to test in: a database of its own for each test, dropped afterwards also when the test fails.
+//! Places to test in: a database or a lake of its own for each test, dropped afterwards also when the test fails.
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -7,7 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::FutureExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
-use tidemill_sinks::{MySqlSink, Sink, SinkLimits, SqliteSink};
+use object_store::aws::AmazonS3Builder;
+use object_store::local::LocalFileSystem;
+use object_store::prefix::PrefixStore;
+use object_store::{ClientOptions, ObjectStore};
+use tidemill_sinks::{Lake, MySqlSink, Sink, SinkLimits, SqliteSink};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -16,6 +20,8 @@ pub struct Place {
     pub sink: Arc<dyn Sink>,
     pub url: String,
     pub path: Option<std::path::PathBuf>,
+    /// Of a lake: where it lies.
+    pub objects: Option<Arc<dyn ObjectStore>>,
 }
 
 impl Place {
@@ -40,8 +46,12 @@ impl Place {
 }
 
 fn server_url() -> String {
-    std::env::var("TIDEMILL_TEST_MYSQL_URL")
-        .expect("TIDEMILL_TEST_MYSQL_URL is not set: `make test` starts the servers and sets it")
+    variable("TIDEMILL_TEST_MYSQL_URL")
+}
+
+fn variable(name: &str) -> String {
+    std::env::var(name)
+        .unwrap_or_else(|_| panic!("{name} is not set: `make test` starts the servers and sets it"))
 }
 
 /// Limits that keep a test that hangs short.
@@ -65,7 +75,7 @@ pub async fn on_mysql_with(limits: SinkLimits, test: impl AsyncFnOnce(&Place)) {
     }
     let sink = MySqlSink::connect(&url, limits).await.unwrap();
     sink.migrate().await.unwrap();
-    let place = Place { sink: Arc::new(sink.clone()), url, path: None };
+    let place = Place { sink: Arc::new(sink.clone()), url, path: None, objects: None };
     let ended = AssertUnwindSafe(test(&place)).catch_unwind().await;
     drop(place);
     sink.close().await;
@@ -92,8 +102,36 @@ pub async fn on_sqlite(test: impl AsyncFnOnce(&Place)) {
     let path = folder.path().join("tables.db");
     let sink = SqliteSink::open_with(&path, limits(true)).await.unwrap();
     let url = format!("sqlite:{}", path.display());
-    let place = Place { sink: Arc::new(sink.clone()), url, path: Some(path) };
+    let place = Place { sink: Arc::new(sink.clone()), url, path: Some(path), objects: None };
     test(&place).await;
     drop(place);
     sink.close().await;
+}
+
+/// A lake in a folder.
+pub async fn on_folder_lake(test: impl AsyncFnOnce(&Place)) {
+    let folder = tempfile::tempdir().unwrap();
+    on_lake(Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap()), test).await;
+}
+
+/// A lake below a prefix of its own in the bucket of the test server.
+pub async fn on_s3_lake(test: impl AsyncFnOnce(&Place)) {
+    let nth = NEXT.fetch_add(1, Ordering::Relaxed);
+    let store = AmazonS3Builder::new()
+        .with_bucket_name(variable("TIDEMILL_TEST_S3_BUCKET"))
+        .with_endpoint(variable("TIDEMILL_TEST_S3_URL"))
+        .with_region("us-east-1")
+        .with_access_key_id(variable("TIDEMILL_TEST_S3_KEY"))
+        .with_secret_access_key(variable("TIDEMILL_TEST_S3_SECRET"))
+        .with_virtual_hosted_style_request(false)
+        .with_client_options(ClientOptions::new().with_allow_http(true))
+        .build()
+        .unwrap();
+    let prefix = format!("lakes/{}_{nth}", std::process::id());
+    on_lake(Arc::new(PrefixStore::new(store, prefix)), test).await;
+}
+
+async fn on_lake(objects: Arc<dyn ObjectStore>, test: impl AsyncFnOnce(&Place)) {
+    let sink = Arc::new(Lake::new(Arc::clone(&objects)));
+    test(&Place { sink, url: String::new(), path: None, objects: Some(objects) }).await;
 }

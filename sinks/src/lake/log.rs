@@ -1,0 +1,177 @@
+//! The Delta log of one table: looked at afresh before each commit, committed with Delta's own check of conflicts.
+//!
+//! The application transaction of a (job, sink, chunk) holds what became of it as one number that only grows:
+//! twice the attempt when that attempt raised the fence, one more when it committed. An attempt that looked
+//! before another wrote that number conflicts, looks again, and finds what the other did.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use chrono::Utc;
+use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties};
+use deltalake_core::kernel::{Action, Add, EagerSnapshot, StructField, Transaction};
+use deltalake_core::logstore::LogStoreRef;
+use deltalake_core::protocol::{DeltaOperation, SaveMode};
+use deltalake_core::{DeltaTable, DeltaTableBuilder};
+use object_store::ObjectStore;
+use tidemill_pipelines::TableName;
+use url::Url;
+
+use super::Lake;
+use super::day::Day;
+use super::error::from_delta;
+use super::shape::properties;
+use crate::{CommitKey, Error, Result, TablePlan};
+
+/// What the application transaction of a commit says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mark {
+    /// This attempt has begun: older ones may not commit.
+    Fence(u32),
+    /// This attempt has committed.
+    Committed(u32),
+}
+
+impl Mark {
+    fn version(self) -> i64 {
+        match self {
+            Mark::Fence(attempt) => i64::from(attempt) * 2,
+            Mark::Committed(attempt) => i64::from(attempt) * 2 + 1,
+        }
+    }
+
+    fn of(version: i64) -> Self {
+        let attempt = u32::try_from(version / 2).unwrap_or(u32::MAX);
+        if version % 2 == 0 { Mark::Fence(attempt) } else { Mark::Committed(attempt) }
+    }
+}
+
+/// The log of a table that may or may not be there.
+#[derive(Clone)]
+pub(crate) struct Log {
+    table: TableName,
+    store: LogStoreRef,
+}
+
+impl Log {
+    pub(crate) fn of(objects: &Arc<dyn ObjectStore>, table: &TableName) -> Result<Self> {
+        // The root of the URL is the root of our object store, whichever it is. Under the scheme of files
+        // listings are sorted, which a folder's are not and S3's need not be.
+        let action = "name the table's folder";
+        let url = Url::parse(&format!("file:///{}/", Lake::location(table)));
+        let url = url.map_err(|e| Error::Refused { action, message: e.to_string() })?;
+        let builder = DeltaTableBuilder::from_url(url.clone()).map_err(|e| from_delta(action, e))?;
+        let store = builder.with_storage_backend(Arc::clone(objects), url).build_storage();
+        Ok(Self { table: table.clone(), store: store.map_err(|e| from_delta(action, e))? })
+    }
+
+    /// The objects of the table, by paths within its folder.
+    pub(crate) fn objects(&self) -> Arc<dyn ObjectStore> {
+        self.store.object_store(None)
+    }
+
+    pub(crate) fn store(&self) -> &LogStoreRef {
+        &self.store
+    }
+
+    pub(crate) fn name(&self) -> &TableName {
+        &self.table
+    }
+
+    async fn exists(&self) -> Result<bool> {
+        self.store.is_delta_table_location().await.map_err(|e| from_delta("look for the table", e))
+    }
+
+    /// The table as it is now; `None` when it is not there.
+    pub(crate) async fn snapshot(&self) -> Result<Option<EagerSnapshot>> {
+        if !self.exists().await? {
+            return Ok(None);
+        }
+        let snapshot = EagerSnapshot::try_new(self.store.as_ref(), None).await;
+        snapshot.map(Some).map_err(|e| from_delta("read the table's log", e))
+    }
+
+    /// The same for readers by other means.
+    pub(crate) async fn table(&self) -> Result<Option<DeltaTable>> {
+        if !self.exists().await? {
+            return Ok(None);
+        }
+        let mut table = DeltaTable::new(Arc::clone(&self.store));
+        table.load().await.map_err(|e| from_delta("read the table's log", e))?;
+        Ok(Some(table))
+    }
+
+    /// What became of a commit, as of a snapshot.
+    pub(crate) async fn mark(&self, snapshot: &EagerSnapshot, key: &CommitKey) -> Result<Option<Mark>> {
+        let version = snapshot.transaction_version(self.store.as_ref(), app_id(key)).await;
+        Ok(version.map_err(|e| from_delta("read the table's log", e))?.map(Mark::of))
+    }
+
+    /// Makes the table; fails when it is there.
+    pub(crate) async fn create(&self, plan: &TablePlan) -> Result<()> {
+        let action = "make the table";
+        let day = Day::of(plan)?;
+        let columns = day.schema.fields().iter().map(|field| field.as_ref().try_into_kernel());
+        let columns: Vec<StructField> = columns
+            .collect::<Result<_, arrow::error::ArrowError>>()
+            .map_err(|e| Error::Refused { action, message: e.to_string() })?;
+        let made = DeltaTable::new(Arc::clone(&self.store))
+            .create()
+            .with_table_name(plan.table.as_str())
+            .with_columns(columns)
+            .with_partition_columns([day.name.as_str()])
+            .with_configuration(properties())
+            // Never tried again: a second try would write over the table that another process made.
+            .with_commit_properties(CommitProperties::default().with_max_retries(0))
+            .await;
+        made.map(drop).map_err(|e| from_delta(action, e))
+    }
+
+    /// Commits files and the mark of their commit, unless another has written that mark since the snapshot.
+    pub(crate) async fn commit(
+        &self,
+        snapshot: &EagerSnapshot,
+        key: &CommitKey,
+        mark: Mark,
+        files: Vec<Add>,
+    ) -> Result<()> {
+        let about = serde_json::json!({
+            "job_id": key.job_id, "chunk": key.chunk, "attempt": key.attempt,
+        });
+        let now = Utc::now().timestamp_millis();
+        let properties = CommitProperties::default()
+            .with_metadata(HashMap::from([("tidemill".to_owned(), about)]))
+            .with_application_transaction(Transaction::new_with_last_update(
+                app_id(key),
+                mark.version(),
+                Some(now),
+            ));
+        let operation = DeltaOperation::Write {
+            mode: SaveMode::Append,
+            partition_by: Some(snapshot.metadata().partition_columns().to_vec()),
+            predicate: None,
+        };
+        let committed = CommitBuilder::from(properties)
+            .with_actions(files.into_iter().map(Action::Add).collect())
+            .build(Some(snapshot), Arc::clone(&self.store), operation)
+            .await;
+        committed.map(drop).map_err(|e| from_delta("commit", e))
+    }
+}
+
+fn app_id(key: &CommitKey) -> String {
+    format!("tidemill:{}:{}:{}", key.sink, key.job_id, key.chunk)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Mark;
+
+    #[test]
+    fn a_mark_is_a_number_that_only_grows() {
+        let marks = [Mark::Committed(1), Mark::Fence(2), Mark::Committed(2), Mark::Fence(3)];
+        assert!(marks.windows(2).all(|pair| pair[0].version() < pair[1].version()));
+        assert!(marks.iter().all(|mark| Mark::of(mark.version()) == *mark));
+    }
+}
