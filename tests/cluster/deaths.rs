@@ -7,19 +7,16 @@ use crate::place::root;
 use crate::roles::{Cluster, IMPATIENT};
 use crate::{TURN, holds_once, numbers, numbers_pipelines};
 
-#[tokio::test]
-async fn a_file_whose_processor_is_killed_is_written_once() {
-    let _turn = TURN.lock().await;
-    let mut cluster = Cluster::start(&root("pipelines"), IMPATIENT).await;
-    let id = cluster.client().send("flights", "flights", flights()).await;
+/// Kills the processor that works on a job, again and again, until the job is done.
+async fn done_under_kills(cluster: &mut Cluster, id: &str) {
     let mut last = 0;
     let mut kills = 0;
     // From "just claimed" to "most rows sent".
     for after_ms in [0, 500, 2_000, 4_000] {
-        let (attempt, process) = cluster.taken(&id, last).await;
+        let (attempt, process) = cluster.taken(id, last).await;
         last = attempt;
         tokio::time::sleep(Duration::from_millis(after_ms)).await;
-        if cluster.place.worker(&id).await != Some((attempt, process)) {
+        if cluster.place.worker(id).await != Some((attempt, process)) {
             break; // it was done before its end could come
         }
         cluster.take_processor(process).kill();
@@ -27,14 +24,31 @@ async fn a_file_whose_processor_is_killed_is_written_once() {
         cluster.add_processor();
     }
     assert!(kills >= 2, "the job was too quick to be interrupted more than {kills} times");
-    cluster.succeeded(&id).await;
-    assert!(cluster.place.attempts(&id).await > kills);
-    cluster.verify(&id);
+    cluster.succeeded(id).await;
+    assert!(cluster.place.attempts(id).await > kills);
+    cluster.verify(id);
+}
+
+#[tokio::test]
+async fn a_file_whose_processor_is_killed_is_written_once() {
+    let _turn = TURN.lock().await;
+    let mut cluster = Cluster::start(&root("pipelines"), IMPATIENT).await;
+    let id = cluster.client().send("flights", "flights", flights()).await;
+    done_under_kills(&mut cluster, &id).await;
     assert_eq!(cluster.place.numbers("SELECT count(*) FROM flights").await, [336_776]);
     assert_eq!(
         cluster.place.numbers("SELECT count(*), sum(row_count) FROM tidemill_ledger").await,
         [1, 336_776]
     );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_for_the_lake_whose_processor_is_killed_is_written_once() {
+    let _turn = TURN.lock().await;
+    let mut cluster = Cluster::start(&root("pipelines"), IMPATIENT).await;
+    let id = cluster.client().send("flights_lake", "flights", flights()).await;
+    done_under_kills(&mut cluster, &id).await;
+    assert_eq!(cluster.place.lake_rows("flights").await, 336_776);
 }
 
 /// Rows that take a processor some seconds.

@@ -3,10 +3,15 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use futures::StreamExt;
+use object_store::aws::AmazonS3Builder;
+use object_store::prefix::PrefixStore;
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, Column, Row};
+use tidemill_sinks::{Lake, Sink};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -125,6 +130,23 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
     pub async fn attempts(&self, job: &str) -> i64 {
         let sql = format!("SELECT attempt FROM tidemill_jobs WHERE job_id = '{job}'");
         text(&self.rows(&self.jobs(), &sql).await[0], 0).parse().unwrap()
+    }
+
+    /// The rows of a table of the lake.
+    pub async fn lake_rows(&self, table: &str) -> usize {
+        let store = AmazonS3Builder::new()
+            .with_bucket_name(variable("TIDEMILL_TEST_S3_BUCKET"))
+            .with_endpoint(variable("TIDEMILL_TEST_S3_URL"))
+            .with_region("us-east-1")
+            .with_access_key_id(variable("TIDEMILL_TEST_S3_KEY"))
+            .with_secret_access_key(variable("TIDEMILL_TEST_S3_SECRET"))
+            .with_virtual_hosted_style_request(false)
+            .with_allow_http(true)
+            .build()
+            .unwrap();
+        let lake = Lake::new(Arc::new(PrefixStore::new(store, self.name.as_str())));
+        let batches = lake.scan(&table.parse().unwrap(), &[]).await.unwrap();
+        batches.map(|batch| batch.unwrap().num_rows()).fold(0, async |all, rows| all + rows).await
     }
 
     async fn rows(&self, database: &str, sql: &str) -> Vec<MySqlRow> {
