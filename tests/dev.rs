@@ -9,10 +9,17 @@ mod files;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use arrow::array::AsArray;
+use arrow::datatypes::Int64Type;
+use arrow::record_batch::RecordBatch;
+use futures::TryStreamExt;
+use object_store::local::LocalFileSystem;
 use serde_json::Value;
 use tempfile::TempDir;
+use tidemill_sinks::{Lake, Sink};
 
 const PASSWORD: &str = "correct horse battery";
 /// Longest wait for a start or a job; a loaded machine is slow, a hang is longer.
@@ -205,17 +212,17 @@ async fn a_folder_in_use_is_refused_with_who_holds_it() {
 const NUMBERS: &str = "\
 pipeline: numbers
 columns: [{ name: id, type: int64 }, { name: text, type: text, max_length: 40 }]
-sinks: [{ table: { name: numbers, mode: append, key: [id] } }]
-";
+sinks: ";
 /// Rows of one file: enough that a kill falls into the middle of a job.
 const ROWS: u64 = 20_000;
 
-#[tokio::test]
-async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
+/// A folder in which every file was accepted by a process that was killed then, at another instant each time; and
+/// the rows of all files.
+async fn killed_again_and_again(sinks: &str) -> (TempDir, u64) {
     let folder = TempDir::new().unwrap();
     let (data, pipelines) = (folder.path().join("data"), folder.path().join("pipelines"));
     std::fs::create_dir(&pipelines).unwrap();
-    std::fs::write(pipelines.join("numbers.yaml"), NUMBERS).unwrap();
+    std::fs::write(pipelines.join("numbers.yaml"), format!("{NUMBERS}{sinks}\n")).unwrap();
     let mut accepted = Vec::new();
     // From "just answered" to "nearly done": each instant of a job is hit by some round.
     for (round, pause_ms) in [0, 10, 40, 120, 300, 700].into_iter().enumerate() {
@@ -233,11 +240,31 @@ async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
         assert_eq!(job["status"], "success", "{job}\n{}", log_of(&data));
         assert_eq!(json(&data, &pipelines, &["jobs", "verify", id])["holds"], true);
     }
+    assert_eq!(dev.stop(), Some(0));
+    (folder, accepted.len() as u64 * ROWS)
+}
+
+#[tokio::test]
+async fn killed_again_and_again_it_loses_nothing_and_doubles_nothing() {
+    let (folder, all) =
+        killed_again_and_again("[{ table: { name: numbers, mode: append, key: [id] } }]").await;
+    let (data, pipelines) = (folder.path().join("data"), folder.path().join("pipelines"));
     let sql =
         "SELECT count(*) AS n, count(DISTINCT id) AS ids, min(id) AS least, max(id) AS most FROM numbers";
-    let all = accepted.len() as u64 * ROWS;
     let rows = json(&data, &pipelines, &["query", sql]);
     let found = ["n", "ids", "least", "most"].map(|name| rows[0][name].as_u64().unwrap());
     assert_eq!(found, [all, all, 0, all - 1]);
-    assert_eq!(dev.stop(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn killed_again_and_again_the_lake_has_each_row_once() {
+    let (folder, all) = killed_again_and_again("[{ lake: { name: numbers } }]").await;
+    let objects = LocalFileSystem::new_with_prefix(folder.path().join("data/objects")).unwrap();
+    let lake = Lake::new(Arc::new(objects));
+    let rows = lake.scan(&"numbers".parse().unwrap(), &["id".parse().unwrap()]).await.unwrap();
+    let batches: Vec<RecordBatch> = rows.try_collect().await.unwrap();
+    let ids = batches.iter().flat_map(|batch| batch.column(0).as_primitive::<Int64Type>().values().to_vec());
+    let mut ids: Vec<i64> = ids.collect();
+    ids.sort_unstable();
+    assert!(ids.into_iter().eq(0..i64::try_from(all).unwrap()));
 }

@@ -1,5 +1,5 @@
-//! What a statement may name: the tables of the sinks in the schema `public`, and `tidemill` with the tables about the
-//! installation, each only as far as the user may see it.
+//! What a statement may name: the tables of the sinks in the schema `public`, those of the lake in `lake`, and
+//! `tidemill` with the tables about the installation, each only as far as the user may see it.
 //!
 //! Tables are looked up when a statement names them; all are listed only where a statement asks for the list.
 
@@ -28,7 +28,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
 use tidemill_pipelines::{PipelineName, PipelineSet, SinkSpec, TableName};
-use tidemill_sinks::{Sink, SinkLimits};
+use tidemill_sinks::{Lake, Sink, SinkLimits};
 use tokio::sync::OnceCell;
 
 use crate::limits::{BATCH_ROWS, CONNECTIONS_MAX, POOL_PERCENT};
@@ -42,6 +42,8 @@ use table::SinkTable;
 const NAME: &str = "tidemill";
 /// The schema of the tables of the sinks.
 const SCHEMA: &str = "public";
+/// The schema of the tables of the lake.
+const LAKE: &str = "lake";
 /// Tables of Tidemill itself in the database of the sinks begin so; users see them only through `tidemill.…`.
 const OWN_PREFIX: &str = "tidemill_";
 
@@ -57,21 +59,29 @@ pub enum Visible {
         pipelines: Vec<PipelineName>,
         /// The tables that nobody else's pipelines write.
         tables: Vec<TableName>,
+        /// Those of the lake.
+        lake: Vec<TableName>,
     },
 }
 
 impl Visible {
     /// The pipelines that may be read, and the tables that only they write.
     pub fn of(set: &PipelineSet, may_read: impl Fn(&PipelineName) -> bool) -> Self {
-        let mut tables: BTreeMap<TableName, bool> = BTreeMap::new();
+        let (mut tables, mut lake) = (BTreeMap::new(), BTreeMap::new());
         for pipeline in set.iter() {
-            for SinkSpec::Table(table) in &pipeline.sinks {
-                *tables.entry(table.name.clone()).or_insert(true) &= may_read(&pipeline.name);
+            for sink in &pipeline.sinks {
+                let seen = match sink {
+                    SinkSpec::Table(table) => tables.entry(table.name.clone()).or_insert(true),
+                    SinkSpec::Lake(table) => lake.entry(table.name.clone()).or_insert(true),
+                };
+                *seen &= may_read(&pipeline.name);
             }
         }
-        let tables = tables.into_iter().filter(|(_, seen)| *seen).map(|(table, _)| table).collect();
-        let pipelines = set.iter().map(|pipeline| pipeline.name.clone()).filter(may_read).collect();
-        Visible::Only { pipelines, tables }
+        let seen = |tables: BTreeMap<TableName, bool>| {
+            tables.into_iter().filter(|(_, seen)| *seen).map(|(table, _)| table).collect()
+        };
+        let pipelines = set.iter().map(|pipeline| pipeline.name.clone()).filter(&may_read).collect();
+        Visible::Only { pipelines, tables: seen(tables), lake: seen(lake) }
     }
 
     /// Whether a table of the sinks is seen.
@@ -80,6 +90,14 @@ impl Visible {
         !own && match self {
             Visible::All => true,
             Visible::Only { tables, .. } => tables.contains(table),
+        }
+    }
+
+    /// Whether a table of the lake is seen.
+    fn shows_in_lake(&self, table: &TableName) -> bool {
+        match self {
+            Visible::All => true,
+            Visible::Only { lake, .. } => lake.contains(table),
         }
     }
 }
@@ -118,8 +136,12 @@ impl Data {
         }
     }
 
+    /// The lake, where there is an object store.
+    async fn lake(&self) -> Result<Option<Lake>> {
+        Ok(self.objects().await?.map(|objects| Lake::new(Arc::clone(objects))))
+    }
+
     /// The object store, for lake tables and rejects.
-    #[expect(dead_code, reason = "lake tables and rejects come next")]
     async fn objects(&self) -> Result<Option<&Arc<dyn ObjectStore>>> {
         let Some(settings) = &self.places.objects else {
             return Ok(None);
@@ -176,13 +198,16 @@ impl Catalog {
     /// A session that sees what the user may see.
     pub(crate) async fn session(&self, statement: &Statement) -> Result<SessionContext> {
         let lists = lists_tables(&statement.sql);
-        let listed = if lists { Some(self.list(&statement.visible).await?) } else { None };
         let (data, visible) = (Arc::clone(&self.data), statement.visible.clone());
-        let tables =
-            Tables { data: Arc::clone(&data), visible: visible.clone(), listed, known: Mutex::default() };
+        let tables = async |place| -> Result<Arc<Tables>> {
+            let listed = if lists { self.list(place, &visible).await? } else { Vec::new() };
+            let (data, visible) = (Arc::clone(&data), visible.clone());
+            Ok(Arc::new(Tables { place, data, visible, listed, known: Mutex::default() }))
+        };
         let catalog = MemoryCatalogProvider::new();
         let registered = [
-            catalog.register_schema(SCHEMA, Arc::new(tables)),
+            catalog.register_schema(SCHEMA, tables(Place::Database).await?),
+            catalog.register_schema(LAKE, tables(Place::Lake).await?),
             catalog.register_schema(NAME, Arc::new(System::new(data, visible))),
         ];
         for done in registered {
@@ -201,15 +226,23 @@ impl Catalog {
 
     /// The names to choose the nearest from.
     pub(crate) async fn table_names(&self, visible: &Visible) -> Result<Vec<String>, DataFusionError> {
-        let listed = self.list(visible).await.map_err(|error| DataFusionError::External(Box::new(error)))?;
+        let listed = self.list(Place::Database, visible).await.map_err(outside)?;
+        let lake = self.list(Place::Lake, visible).await.map_err(outside)?;
+        let lake = lake.iter().map(|name| format!("{LAKE}.{name}"));
         let system = System::NAMES.iter().map(|name| format!("{NAME}.{name}"));
-        Ok(listed.into_iter().map(|name| name.to_string()).chain(system).collect())
+        Ok(listed.iter().map(ToString::to_string).chain(lake).chain(system).collect())
     }
 
-    async fn list(&self, visible: &Visible) -> Result<Vec<TableName>> {
-        let tables = self.data.tables().await?.tables().await;
+    async fn list(&self, place: Place, visible: &Visible) -> Result<Vec<TableName>> {
+        let tables = match place {
+            Place::Database => self.data.tables().await?.tables().await,
+            Place::Lake => match self.data.lake().await? {
+                Some(lake) => lake.tables().await,
+                None => Ok(Vec::new()),
+            },
+        };
         let tables = tables.map_err(|error| Error::Unavailable { message: error.to_string() })?;
-        Ok(tables.into_iter().map(|(name, _)| name).filter(|name| visible.shows(name)).collect())
+        Ok(tables.into_iter().map(|(name, _)| name).filter(|name| place.shows(visible, name)).collect())
     }
 }
 
@@ -219,11 +252,51 @@ fn lists_tables(sql: &str) -> bool {
     ["information_schema", "pg_", "show"].iter().any(|word| sql.contains(word))
 }
 
-/// The tables of the sinks that a user may see.
+/// Where tables of the sinks lie.
+#[derive(Debug, Clone, Copy)]
+enum Place {
+    Database,
+    /// Read by Delta's own provider, which prunes by day and by the statistics of the files.
+    Lake,
+}
+
+impl Place {
+    fn shows(self, visible: &Visible, table: &TableName) -> bool {
+        match self {
+            Place::Database => visible.shows(table),
+            Place::Lake => visible.shows_in_lake(table),
+        }
+    }
+
+    async fn table(
+        self,
+        data: &Data,
+        table: TableName,
+    ) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
+        match self {
+            Place::Database => {
+                let sink = data.tables().await.map_err(outside)?;
+                let schema = sink.schema(&table).await.map_err(outside)?;
+                Ok(schema.map(|schema| Arc::new(SinkTable::new(Arc::clone(sink), table, schema)) as _))
+            }
+            Place::Lake => {
+                let Some(lake) = data.lake().await.map_err(outside)? else { return Ok(None) };
+                match lake.table(&table).await.map_err(outside)? {
+                    Some(table) => table.table_provider().await.map(Some).map_err(outside),
+                    None => Ok(None),
+                }
+            }
+        }
+    }
+}
+
+/// The tables of one place that a user may see.
 struct Tables {
+    place: Place,
     data: Arc<Data>,
     visible: Visible,
-    listed: Option<Vec<TableName>>,
+    /// Empty but for statements that ask for the list.
+    listed: Vec<TableName>,
     /// What was looked up for this statement.
     known: Mutex<BTreeMap<String, Arc<dyn TableProvider>>>,
 }
@@ -237,28 +310,27 @@ impl fmt::Debug for Tables {
 #[async_trait]
 impl SchemaProvider for Tables {
     fn table_names(&self) -> Vec<String> {
-        self.listed.iter().flatten().map(ToString::to_string).collect()
+        self.listed.iter().map(ToString::to_string).collect()
     }
 
     async fn table(&self, name: &str) -> Result<Option<Arc<dyn TableProvider>>, DataFusionError> {
-        let Some(table) = name.parse::<TableName>().ok().filter(|table| self.visible.shows(table)) else {
+        let shown = |table: &TableName| self.place.shows(&self.visible, table);
+        let Some(table) = name.parse::<TableName>().ok().filter(shown) else {
             return Ok(None);
         };
         if let Some(known) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(name) {
             return Ok(Some(Arc::clone(known)));
         }
-        let sink = self.data.tables().await.map_err(outside)?;
-        let Some(schema) = sink.schema(&table).await.map_err(outside)? else {
+        let Some(found) = self.place.table(&self.data, table).await? else {
             return Ok(None);
         };
-        let found: Arc<dyn TableProvider> = Arc::new(SinkTable::new(Arc::clone(sink), table, schema));
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         known.insert(name.to_owned(), Arc::clone(&found));
         Ok(Some(found))
     }
 
     fn table_exist(&self, name: &str) -> bool {
-        self.listed.iter().flatten().any(|table| table.as_str() == name)
+        self.listed.iter().any(|table| table.as_str() == name)
     }
 }
 

@@ -24,10 +24,10 @@ use deltalake_core::DeltaTable;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
 use object_store::path::Path;
-use tidemill_pipelines::{ColumnName, TableName};
+use tidemill_pipelines::TableName;
 
 use crate::builder::missing;
-use crate::{CommitKey, Error, LedgerRow, Opened, Result, Sink, TablePlan, TableState};
+use crate::{CommitKey, Error, LedgerRow, Opened, Result, Selection, Sink, TablePlan, TableState};
 pub use day::made_day_column;
 use log::Log;
 
@@ -162,12 +162,8 @@ impl Sink for Lake {
         Ok(self.log(table)?.snapshot().await?.map(|snapshot| snapshot.arrow_schema()))
     }
 
-    async fn scan(
-        &self,
-        table: &TableName,
-        columns: &[ColumnName],
-    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        scan::scan(self.log(table)?, columns).await
+    async fn select(&self, selection: &Selection) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        scan::select(self.log(&selection.table)?, selection).await
     }
 
     async fn ping(&self) -> Result<()> {

@@ -6,9 +6,11 @@ use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
 use futures::stream::BoxStream;
-use tidemill_pipelines::{ColumnName, TableName};
+use tidemill_pipelines::TableName;
 
-use crate::{CommitKey, Error, Lake, LedgerRow, Opened, Place, Result, Sink, TablePlan, TableState};
+use crate::{
+    CommitKey, Error, Lake, LedgerRow, Opened, Place, Result, Selection, Sink, TablePlan, TableState,
+};
 
 /// Database and lake. What other pipelines look into is the database alone.
 pub struct Sinks {
@@ -68,12 +70,8 @@ impl Sink for Sinks {
         self.database.schema(table).await
     }
 
-    async fn scan(
-        &self,
-        table: &TableName,
-        columns: &[ColumnName],
-    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
-        self.database.scan(table, columns).await
+    async fn select(&self, selection: &Selection) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        self.database.select(selection).await
     }
 
     async fn ping(&self) -> Result<()> {

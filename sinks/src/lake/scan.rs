@@ -18,21 +18,21 @@ use tidemill_pipelines::ColumnName;
 
 use super::error::from_delta;
 use super::log::Log;
-use crate::Result;
 use crate::builder::missing;
+use crate::{Result, Selection};
 
 const ACTION: &str = "read the table";
 
 type Partition = HashMap<String, Option<String>>;
 
-/// Streams these columns of a table.
-pub(crate) async fn scan(
+/// Streams a part of a table; no row is left out by its filters.
+pub(crate) async fn select(
     log: Log,
-    columns: &[ColumnName],
+    selection: &Selection,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let snapshot = log.snapshot().await?;
     let snapshot = snapshot.ok_or_else(|| missing(format!("there is no table `{}`", log.name())))?;
-    let schema = wanted(&snapshot.arrow_schema(), columns, &log)?;
+    let schema = wanted(&snapshot.arrow_schema(), &selection.columns, &log)?;
     let files: Vec<(Path, Partition)> = snapshot
         .file_views(log.store().as_ref(), None)
         .map_ok(|file| (file.object_store_path(), file.partition_values_map()))
@@ -50,7 +50,14 @@ pub(crate) async fn scan(
             }))
         }
     });
-    Ok(batches.try_flatten().boxed())
+    let limit = selection.limit.unwrap_or(u64::MAX);
+    let limited = batches.try_flatten().scan(limit, |left, batch: Result<RecordBatch>| {
+        let rows = batch.as_ref().map_or(0, |batch| (batch.num_rows() as u64).min(*left));
+        let next = if *left == 0 { None } else { Some(batch.map(|batch| batch.slice(0, rows as usize))) };
+        *left -= rows;
+        std::future::ready(next)
+    });
+    Ok(limited.boxed())
 }
 
 fn wanted(schema: &SchemaRef, columns: &[ColumnName], log: &Log) -> Result<SchemaRef> {
