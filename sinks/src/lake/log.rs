@@ -8,13 +8,14 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::Utc;
+use deltalake_core::DeltaTable;
 use deltalake_core::kernel::engine::arrow_conversion::TryIntoKernel;
 use deltalake_core::kernel::transaction::{CommitBuilder, CommitProperties};
 use deltalake_core::kernel::{Action, Add, EagerSnapshot, StructField, Transaction};
-use deltalake_core::logstore::LogStoreRef;
+use deltalake_core::logstore::{LogStoreRef, StorageConfig, default_logstore};
 use deltalake_core::protocol::{DeltaOperation, SaveMode};
-use deltalake_core::{DeltaTable, DeltaTableBuilder};
 use object_store::ObjectStore;
+use object_store::prefix::PrefixStore;
 use tidemill_pipelines::TableName;
 use url::Url;
 
@@ -23,6 +24,10 @@ use super::day::Day;
 use super::error::from_delta;
 use super::shape::properties;
 use crate::{CommitKey, Error, Result, TablePlan};
+
+/// The host of the URLs under which Delta knows our object store; the path is the key. Under a host of this form,
+/// that of S3's directory buckets, Delta sorts what is listed, which is needed for folders too.
+const UNSORTED: &str = "objects--x-s3";
 
 /// What the application transaction of a commit says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,14 +61,13 @@ pub(crate) struct Log {
 
 impl Log {
     pub(crate) fn of(objects: &Arc<dyn ObjectStore>, table: &TableName) -> Result<Self> {
-        // The root of the URL is the root of our object store, whichever it is. Under the scheme of files
-        // listings are sorted, which a folder's are not and S3's need not be.
-        let action = "name the table's folder";
-        let url = Url::parse(&format!("file:///{}/", Lake::location(table)));
-        let url = url.map_err(|e| Error::Refused { action, message: e.to_string() })?;
-        let builder = DeltaTableBuilder::from_url(url.clone()).map_err(|e| from_delta(action, e))?;
-        let store = builder.with_storage_backend(Arc::clone(objects), url).build_storage();
-        Ok(Self { table: table.clone(), store: store.map_err(|e| from_delta(action, e))? })
+        let location = Lake::location(table);
+        let url = Url::parse(&format!("tidemill://{UNSORTED}/{location}/"));
+        let url =
+            url.map_err(|e| Error::Refused { action: "name the table's folder", message: e.to_string() })?;
+        let folder = Arc::new(PrefixStore::new(Arc::clone(objects), location));
+        let store = default_logstore(folder, Arc::clone(objects), &url, &StorageConfig::default());
+        Ok(Self { table: table.clone(), store })
     }
 
     /// The objects of the table, by paths within its folder.
