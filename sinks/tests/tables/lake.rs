@@ -211,9 +211,10 @@ pub async fn the_same_delivery_by_two_processors_at_once_is_written_once(place: 
         let lake = Lake::new(objects(place));
         let mut delivery = begin(&lake, &people(Mode::Append), &key("job", 1)).await.unwrap();
         delivery.write(folk(&[(1, "a"), (2, "b")])).await.unwrap();
-        open.push(tokio::spawn(delivery.commit()));
+        open.push(delivery);
     }
-    for commit in open {
+    let commits: Vec<_> = open.into_iter().map(|delivery| tokio::spawn(delivery.commit())).collect();
+    for commit in commits {
         assert_eq!(commit.await.unwrap().unwrap().rows, 2);
     }
     assert_eq!(everybody(&*place.sink).await, owned(&[(1, "a"), (2, "b")]));
