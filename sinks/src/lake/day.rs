@@ -20,12 +20,12 @@ const DAY_SECONDS: i64 = 86_400;
 pub(crate) struct Day {
     /// The partition column.
     pub(crate) name: String,
-    from: From,
+    origin: Origin,
     /// The columns of the table: those of the plan, and the made one.
     pub(crate) schema: SchemaRef,
 }
 
-enum From {
+enum Origin {
     /// The column is a date.
     Date(usize),
     /// Of the instants of this column.
@@ -41,45 +41,45 @@ impl Day {
             table: plan.table.to_string(),
             differences: vec![difference],
         };
-        let (name, from) = match day_column(plan) {
-            None => (LANDED_DAY.to_owned(), From::Landed),
+        let (name, origin) = match day_column(plan) {
+            None => (LANDED_DAY.to_owned(), Origin::Landed),
             Some(day) => {
                 let index = plan.columns.iter().position(|column| column.name.as_str() == day);
                 let index = index.ok_or_else(|| wrong(format!("the day column `{day}` is not there")))?;
                 match plan.columns[index].kind {
-                    DataType::Date32 => (day.to_owned(), From::Date(index)),
-                    DataType::Timestamp(..) => (made_name(day), From::Instant(index)),
+                    DataType::Date32 => (day.to_owned(), Origin::Date(index)),
+                    DataType::Timestamp(..) => (made_name(day), Origin::Instant(index)),
                     _ => return Err(wrong(format!("the day column `{day}` is no date and no timestamp"))),
                 }
             }
         };
         let mut fields: Vec<Field> = plan.columns.iter().map(|column| column.field(&plan.key)).collect();
-        match from {
-            From::Date(_) => {}
+        match origin {
+            Origin::Date(_) => {}
             _ if fields.iter().any(|field| field.name().eq_ignore_ascii_case(&name)) => {
                 return Err(wrong(format!("column `{name}` has the name of the column made for the day")));
             }
-            From::Instant(index) => {
+            Origin::Instant(index) => {
                 let nullable = fields[index].is_nullable();
                 fields.push(Field::new(&name, DataType::Date32, nullable));
             }
-            From::Landed => fields.push(Field::new(&name, DataType::Date32, false)),
+            Origin::Landed => fields.push(Field::new(&name, DataType::Date32, false)),
         }
-        Ok(Self { name, from, schema: Arc::new(Schema::new(fields)) })
+        Ok(Self { name, origin, schema: Arc::new(Schema::new(fields)) })
     }
 
     /// The rows with their day, in the columns of the table; `landed` in days since 1970-01-01.
     pub(crate) fn split(&self, batch: &RecordBatch, landed: i32) -> Result<(RecordBatch, Date32Array)> {
-        let days = match self.from {
-            From::Date(index) => batch.column(index).as_primitive::<Date32Type>().clone(),
-            From::Instant(index) => {
+        let days = match self.origin {
+            Origin::Date(index) => batch.column(index).as_primitive::<Date32Type>().clone(),
+            Origin::Instant(index) => {
                 let instants = batch.column(index).as_primitive::<TimestampMicrosecondType>();
                 instants.unary(|micros| micros.div_euclid(DAY_MICROS) as i32)
             }
-            From::Landed => Date32Array::from_value(landed, batch.num_rows()),
+            Origin::Landed => Date32Array::from_value(landed, batch.num_rows()),
         };
         let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
-        if !matches!(self.from, From::Date(_)) {
+        if !matches!(self.origin, Origin::Date(_)) {
             columns.push(Arc::new(days.clone()));
         }
         let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns);
