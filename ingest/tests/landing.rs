@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use chrono::Utc;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
@@ -16,7 +17,7 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tidemill_ingest::{Error, Landing, LandingLimits, OLDER_THAN_MIN, Swept, Upload, sweep_orphans};
-use tidemill_jobs::{Job, JobFilter, JobId, JobStore, Landed, StoreLimits};
+use tidemill_jobs::{Job, JobFilter, JobId, JobStore, Landed, SlotAnswer, StoreLimits};
 use tidemill_pipelines::Pipeline;
 
 const MIB: usize = 1024 * 1024;
@@ -177,7 +178,14 @@ async fn the_sweeper_deletes_old_objects_without_a_job_and_nothing_else() {
     let young = format!("landing/sales/{}/a.csv", JobId::new());
     let foreign = "landing/notes/read/me.txt".to_owned();
     let artifact = format!("jobs/{}/report.json", JobId::new());
-    for key in [&orphan, &young, &foreign, &artifact] {
+    let claim = place
+        .jobs
+        .claim_slot("fetch:sales", Utc::now(), "ann", Duration::from_secs(60), false)
+        .await
+        .unwrap();
+    let SlotAnswer::Claimed(run) = claim else { panic!("{claim:?}") };
+    let page = format!("landing/sales/{}/page-000000.csv", run.run_id);
+    for key in [&orphan, &young, &foreign, &artifact, &page] {
         place.objects.put(&Key::from(key.as_str()), Bytes::from_static(b"x").into()).await.unwrap();
     }
     let long_ago = SystemTime::now() - OLDER_THAN_MIN - Duration::from_secs(60);
@@ -185,14 +193,18 @@ async fn the_sweeper_deletes_old_objects_without_a_job_and_nothing_else() {
         std::fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
     }
     let swept = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO).await.unwrap();
-    assert_eq!(swept, Swept { seen: 4, deleted: 1 });
+    assert_eq!(swept, Swept { seen: 5, deleted: 1 });
     let left = place.files();
     assert!(!left.iter().any(|path| path.ends_with(&orphan)));
-    for key in [&job.files_to_process[0], &young, &foreign, &artifact] {
+    for key in [&job.files_to_process[0], &young, &foreign, &artifact, &page] {
         assert!(left.iter().any(|path| path.ends_with(key)), "{key}");
     }
     let again = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO).await.unwrap();
-    assert_eq!(again, Swept { seen: 3, deleted: 0 });
+    assert_eq!(again, Swept { seen: 4, deleted: 0 });
+    // A failed run has no job and will have none.
+    assert!(place.jobs.end_slot(&run, Some("the API is away")).await.unwrap());
+    let last = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO).await.unwrap();
+    assert_eq!(last, Swept { seen: 4, deleted: 1 });
 }
 
 /// A folder of its own in the bucket of the S3 server that `tests/servers` starts.

@@ -140,7 +140,7 @@ fn source(node: Option<&Node>, problems: &mut Problems) -> Option<Source> {
             upload(spec, place, problems)
         }
         SourceSpec::Http(spec) => {
-            http::read(spec, node.field("http")?, problems).map(|source| Source::Http(Box::new(source)))
+            http::read(*spec, node.field("http")?, problems).map(|source| Source::Http(Box::new(source)))
         }
     }
 }

@@ -52,7 +52,7 @@ pub enum SourceSpec {
     /// Files that senders upload over HTTP.
     Upload(UploadSpec),
     /// Pages of an API that Tidemill fetches.
-    Http(HttpSpec),
+    Http(Box<HttpSpec>),
 }
 
 /// Files that senders upload over HTTP.

@@ -129,7 +129,7 @@ async fn a_removed_user_loses_access_though_the_token_is_good() {
 async fn pipelines_are_shown_to_those_who_have_a_grant() {
     let server = Server::start().await;
     for (user, names) in [
-        ("admin", vec!["sales", "stock"]),
+        ("admin", vec!["sales", "stock", "weather"]),
         ("sender", vec!["sales"]),
         ("reader", vec!["sales"]),
         ("stranger", vec![]),
@@ -142,6 +142,9 @@ async fn pipelines_are_shown_to_those_who_have_a_grant() {
     let sales: Value = server.get("/v1/pipelines/sales", "sender").await.json().await.unwrap();
     assert_eq!(sales["max_size_bytes"], 64 * 1024);
     assert_eq!(sales["duplicates"], "first");
+    assert_eq!(sales["source"], "upload");
+    let weather: Value = server.get("/v1/pipelines/weather", "admin").await.json().await.unwrap();
+    assert_eq!((&weather["source"], &weather["max_size_bytes"]), (&json!("http"), &Value::Null));
     assert_eq!(sales["tables"], json!(["sales"]));
     assert_eq!(sales["format"]["csv"]["delimiter"], ",");
     assert_eq!(sales["format"]["csv"]["header"], true);

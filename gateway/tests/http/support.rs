@@ -45,6 +45,16 @@ sinks:
   - table: { name: stock, mode: append }
 ";
 
+const WEATHER: &str = "
+pipeline: weather
+description: Fetched, so nothing can be sent.
+source: { http: { url: https://api.example.org/weather } }
+columns:
+  - { name: id, type: int64 }
+sinks:
+  - table: { name: weather }
+";
+
 /// A running gateway. Its users: `admin`, `sender` (may send to sales), `reader` (may read sales), `stranger`.
 pub struct Server {
     pub address: String,
@@ -199,7 +209,7 @@ async fn add_users(users: &Users) {
 }
 
 fn pipelines() -> PipelineSet {
-    let files = [("sales.yaml", SALES), ("stock.yaml", STOCK)];
+    let files = [("sales.yaml", SALES), ("stock.yaml", STOCK), ("weather.yaml", WEATHER)];
     PipelineSet::from_files(files.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec()).unwrap()
 }
 

@@ -131,6 +131,7 @@ async fn who_may_not_send_is_refused_and_leaves_nothing() {
         ("sales", "stranger", 403, "forbidden"),
         ("sales", "reader", 403, "forbidden"),
         ("stock", "sender", 403, "forbidden"),
+        ("weather", "admin", 409, "no_uploads"),
         ("nothing", "admin", 404, "unknown_pipeline"),
         ("..%2fsales", "admin", 404, "unknown_pipeline"),
     ] {

@@ -16,6 +16,8 @@ pub enum Expected {
         /// Whether the first line names the columns.
         header: bool,
     },
+    /// Any bytes.
+    File,
 }
 
 impl Expected {
@@ -23,6 +25,7 @@ impl Expected {
     pub fn of(pipeline: &Pipeline) -> Self {
         match &pipeline.format {
             Format::Csv(csv) => Expected::Lines { header: csv.header == tidemill_pipelines::Header::Names },
+            Format::File => Expected::File,
         }
     }
 
@@ -30,6 +33,7 @@ impl Expected {
     pub fn ending(pipeline: &Pipeline) -> &'static str {
         match &pipeline.format {
             Format::Csv(_) => "csv",
+            Format::File => "bin",
         }
     }
 }
@@ -62,13 +66,16 @@ impl Look {
 
     /// Whether the page can be what is expected, once all of it was seen.
     pub fn judge(&self) -> Result<(), Wrong> {
+        if self.expected == Expected::File {
+            return Ok(());
+        }
         let head = self.head.to_ascii_lowercase();
         let html = [b"<!doctypehtml".as_slice(), b"<html"].iter().any(|start| head.starts_with(start));
         if html {
             return Err(html_found(self.expected));
         }
         let closing = match (self.expected, self.head.first()) {
-            (Expected::Lines { .. }, _) => return Ok(()),
+            (Expected::Lines { .. } | Expected::File, _) => return Ok(()),
             (Expected::Json, Some(b'{')) => b'}',
             (Expected::Json, Some(b'[')) => b']',
             (Expected::Json, None) => {
@@ -91,7 +98,7 @@ impl Look {
 pub fn html_found(expected: Expected) -> Wrong {
     let wanted = match expected {
         Expected::Json => "JSON",
-        Expected::Lines { .. } => "data",
+        Expected::Lines { .. } | Expected::File => "data",
     };
     let message = format!("HTML where {wanted} is expected; is the URL right, is a login missing?");
     (message, Retry::Never)

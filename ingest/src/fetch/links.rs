@@ -93,6 +93,7 @@ pub fn is_empty(expected: Expected, records: Option<&JsonPath>, body: &[u8]) -> 
             let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
             Ok(lines.take(2).count() <= usize::from(header))
         }
+        (Expected::File, _) => Ok(body.is_empty()),
         (Expected::Json, Some(path)) => Ok(path.query(&parse(body)?).is_empty()),
         (Expected::Json, None) => Ok(match parse(body)? {
             Value::Array(items) => items.is_empty(),
