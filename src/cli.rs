@@ -127,15 +127,12 @@ Examples:
     #[command(after_help = "\
 Examples:
   tidemill --data ./tidemill-data query \"SELECT count(*) FROM flights\"
-  tidemill query --csv \"SELECT * FROM departments ORDER BY id\" > departments.csv")]
-    Query {
-        /// One SELECT statement; it may begin with a comment
-        #[arg(allow_hyphen_values = true)]
-        sql: String,
-        /// Answer in CSV
-        #[arg(long, conflicts_with = "json")]
-        csv: bool,
-    },
+  tidemill query --csv \"SELECT * FROM departments ORDER BY id\" > departments.csv
+  tidemill query --param 2021-06-01 \"SELECT * FROM hired_employees WHERE hired_at >= $1\"
+  tidemill query \"SHOW TABLES\"
+
+Tables of the sinks stand in the schema `public`, Tidemill's own (`tidemill.jobs`) in `tidemill`.")]
+    Query(QueryArgs),
     /// Look at jobs, prove them, try them again
     #[command(subcommand)]
     Jobs(JobsCommand),
@@ -173,6 +170,39 @@ Examples:
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<std::ffi::OsString>,
     },
+    /// Answer statements on stdin and stdout; started by whoever answers queries
+    #[command(name = "__query-worker", hide = true)]
+    QueryWorker,
+}
+
+/// What is asked, and how it is answered.
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// One SELECT statement; it may begin with a comment
+    #[arg(allow_hyphen_values = true)]
+    pub sql: String,
+    /// The value of $1; once more for $2, and so on
+    #[arg(long, value_name = "VALUE", allow_hyphen_values = true)]
+    pub param: Vec<String>,
+    /// How the rows are written [default: table]
+    #[arg(long, value_name = "FORMAT", conflicts_with_all = ["json", "csv"])]
+    pub format: Option<RowFormat>,
+    /// The same as --format csv
+    #[arg(long, conflicts_with = "json")]
+    pub csv: bool,
+}
+
+/// How rows are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RowFormat {
+    /// For people.
+    Table,
+    /// With a header.
+    Csv,
+    /// A list of objects.
+    Json,
+    /// An Arrow IPC stream.
+    Arrow,
 }
 
 /// What is sent, and as whom.

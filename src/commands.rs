@@ -37,12 +37,13 @@ pub async fn run(command: &Command, sources: &Sources, json: bool) -> Result<Exi
         Command::Fetch { pipeline, slot } => {
             fetch::run(&standing_parts(sources)?, pipeline, *slot, json).await
         }
-        Command::Query { sql, csv } => query::run(&standing_parts(sources)?, sql, *csv, json).await,
+        Command::Query(args) => query::run(&standing_parts(sources)?, args, json).await,
         Command::Jobs(command) => jobs::run(&standing_parts(sources)?, command, json).await,
         Command::User(command) => users::run(&parts(sources)?, command, json).await,
         Command::Migrate => migrate::run(&parts(sources)?, json).await,
         Command::Doctor => doctor::run(&parts(sources)?, json).await,
-        Command::Dev { .. }
+        Command::QueryWorker
+        | Command::Dev { .. }
         | Command::Gateway { .. }
         | Command::Processor { .. }
         | Command::Fetcher { .. }

@@ -37,6 +37,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     // Two TLS back ends are linked in (one by the lake's kernel); without a choice, rustls would panic at its first use.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    if let Command::QueryWorker = cli.command {
+        // Before any runtime: it has threads and limits of its own.
+        tidemill_query::serve_worker(parts::open_objects)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let sources = Sources::of_process(cli.common.config.clone(), flags(&cli));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let role = |purpose, name| -> anyhow::Result<Settings> {

@@ -19,6 +19,7 @@ use tidemill_ingest::{FetchMetrics, Fetcher, FetcherParts, Landing, LandingLimit
 use tidemill_jobs::{EmbeddedLog, EventLog, JobStore, KafkaLog, KafkaSettings, StoreLimits};
 use tidemill_pipelines::PipelineSet;
 use tidemill_processor::ProcessorLimits;
+use tidemill_query::{Places, QueryLimits, Workers};
 use tidemill_sinks::notice::{Allow, Notifiers};
 use tidemill_sinks::{Lake, Sink, SinkLimits, Sinks};
 
@@ -180,6 +181,34 @@ impl Parts {
         }
     }
 
+    /// Answers SQL over the results; starts nothing yet.
+    pub fn workers(&self) -> Result<Workers> {
+        let query = &self.settings.query;
+        let limits = QueryLimits {
+            timeout: query.timeout.get(),
+            memory_bytes: query.memory.bytes(),
+            statements_max: query.statements_max as usize,
+            statements_per_user_max: query.statements_per_user_max as usize,
+            queue_wait: query.queue_wait.get(),
+            warm: query.warm as usize,
+            threads: query.threads as usize,
+        };
+        let tables = match &query.tables_url {
+            Some(url) => url.clone(),
+            None => self.tables_url()?,
+        };
+        let (settings, data) = (&self.settings, self.settings.data.as_deref());
+        let embedded = |name: &str| Some(std::path::absolute(data?.join(name)).ok()?.display().to_string());
+        let jobs = settings.database.url.as_ref().map(|url| url.expose().to_owned());
+        let jobs = jobs.or_else(|| Some(format!("sqlite:{}", embedded("tidemill.db")?)));
+        let objects = settings.objects.url.clone();
+        let objects = objects.or_else(|| Some(format!("file://{}", embedded("objects")?)));
+        let objects = objects.map(|url| objects::exposed(&url, &settings.objects));
+        let places = Places { tables: tables.expose().to_owned(), jobs, objects };
+        let program = std::env::current_exe().context("failed to find this program's own file")?;
+        Ok(Workers::new(program, places, limits)?)
+    }
+
     /// Settings of the gateway, with the secret of its tokens.
     pub fn gateway_settings(&self, jwt_secret: &Secret) -> GatewaySettings {
         let gateway = &self.settings.gateway;
@@ -289,6 +318,15 @@ fn redacted(url: &Secret) -> String {
 
 /// Longest wait of a command for a part: a person sits before it.
 pub const COMMAND_WAIT: Duration = Duration::from_secs(5);
+
+/// Opens the object store that [`Parts::workers`] told a query worker of.
+pub fn open_objects(settings: &serde_json::Value) -> Result<Arc<dyn ObjectStore>, String> {
+    let open = || {
+        let settings = serde_json::from_value::<crate::settings::Objects>(settings.clone())?;
+        objects::open(settings.url.as_deref().unwrap_or_default(), &settings)
+    };
+    open().map_err(|error| format!("{error:#}"))
+}
 
 #[cfg(test)]
 mod tests {

@@ -52,6 +52,8 @@ pub struct Settings {
     pub processor: Processor,
     /// The role that does what schedules make due.
     pub fetcher: Fetcher,
+    /// SQL over the results.
+    pub query: Query,
     /// The role that sends notices.
     pub notifier: Notifier,
     /// Logs and metrics.
@@ -200,6 +202,30 @@ pub struct Fetcher {
     pub secrets_files: BTreeMap<String, PathBuf>,
 }
 
+/// SQL over the results.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Query {
+    /// As `tables.url`, which is used when this is missing, with an account that may only read.
+    pub tables_url: Option<Secret>,
+    /// A file that holds the URL.
+    pub tables_url_file: Option<PathBuf>,
+    /// Longest time of a statement, its answer included.
+    pub timeout: Span,
+    /// Memory of one statement.
+    pub memory: ByteSize,
+    /// Statements at the same time.
+    pub statements_max: u32,
+    /// Statements of one user at the same time.
+    pub statements_per_user_max: u32,
+    /// How long a statement waits for a place.
+    pub queue_wait: Span,
+    /// Workers that are kept ready.
+    pub warm: u32,
+    /// Threads of one statement.
+    pub threads: u32,
+}
+
 /// The role that sends notices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -288,6 +314,7 @@ impl Default for Settings {
             gateway: Gateway::default(),
             processor: Processor::default(),
             fetcher: Fetcher::default(),
+            query: Query::default(),
             notifier: Notifier::default(),
             telemetry: Telemetry::default(),
         }
@@ -364,6 +391,22 @@ impl Default for Fetcher {
             keep_pages: Span::seconds(30 * 24 * 3600),
             secrets: BTreeMap::new(),
             secrets_files: BTreeMap::new(),
+        }
+    }
+}
+
+impl Default for Query {
+    fn default() -> Self {
+        Self {
+            tables_url: None,
+            tables_url_file: None,
+            timeout: Span::seconds(30),
+            memory: ByteSize::mib(512),
+            statements_max: 4,
+            statements_per_user_max: 2,
+            queue_wait: Span::seconds(5),
+            warm: 1,
+            threads: 2,
         }
     }
 }

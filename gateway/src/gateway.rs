@@ -8,6 +8,7 @@ use prometheus::Registry;
 use tidemill_ingest::Landing;
 use tidemill_jobs::JobStore;
 use tidemill_pipelines::PipelineSet;
+use tidemill_query::Workers;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -47,6 +48,8 @@ pub struct GatewayParts {
     pub objects: Arc<dyn ObjectStore>,
     /// Who may log in.
     pub users: Users,
+    /// Answers SQL.
+    pub query: Workers,
     /// What `/readyz` asks, each part once.
     pub readiness: Vec<ReadinessCheck>,
     /// Gets the gateway's metrics; `/metrics` shows all that is in it.
@@ -77,6 +80,7 @@ impl Gateway {
             landing: parts.landing,
             objects: parts.objects,
             users: parts.users,
+            query: parts.query,
             registry: parts.registry,
             settings: parts.settings,
         };
@@ -98,6 +102,7 @@ pub(crate) struct State {
     pub(crate) landing: Landing,
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) users: Users,
+    pub(crate) query: Workers,
     pub(crate) tokens: Tokens,
     pub(crate) metrics: Metrics,
     pub(crate) registry: Registry,

@@ -18,6 +18,7 @@ mod observe;
 mod openapi;
 mod pipelines;
 mod problem;
+mod query;
 mod routes;
 mod serve;
 mod settings;

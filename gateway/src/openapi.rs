@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::{artifacts, health, jobs, login, me, metrics, pipelines, uploads};
+use crate::{artifacts, health, jobs, login, me, metrics, pipelines, query, uploads};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -16,7 +16,7 @@ use crate::{artifacts, health, jobs, login, me, metrics, pipelines, uploads};
     paths(
         login::login, me::me, pipelines::list, pipelines::show, uploads::upload, jobs::list, jobs::show,
         jobs::retry, jobs::cancel, artifacts::rejects, artifacts::file, health::healthz, health::readyz,
-        metrics::metrics, openapi
+        query::query, metrics::metrics, openapi
     ),
     components(schemas(crate::problem::ProblemBody)),
     modifiers(&Schemes)

@@ -12,7 +12,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::gateway::Shared;
 use crate::problem::Problem;
-use crate::{artifacts, health, jobs, login, me, metrics, observe, openapi, pipelines, uploads};
+use crate::{artifacts, health, jobs, login, me, metrics, observe, openapi, pipelines, query, uploads};
 
 pub(crate) fn router(shared: Shared) -> Router {
     let upload = post(uploads::upload.layer(DefaultBodyLimit::disable()));
@@ -32,8 +32,11 @@ pub(crate) fn router(shared: Shared) -> Router {
         .route("/metrics", get(metrics::metrics))
         .route("/openapi.json", get(openapi::openapi))
         .layer(middleware::from_fn_with_state(shared.clone(), time_out));
+    // A statement has a time of its own.
+    let query = post(query::query.layer(DefaultBodyLimit::max(query::BODY_BYTES_MAX)));
     Router::new()
         .route("/v1/pipelines/{name}/uploads", upload)
+        .route("/v1/query", query)
         .merge(timed)
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)

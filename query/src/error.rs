@@ -111,12 +111,12 @@ impl Code {
             Code::UnknownColumn => "unknown_column",
             Code::AmbiguousColumn => "ambiguous_column",
             Code::UnknownFunction => "unknown_function",
-            Code::NotAllowed => "not_allowed",
+            Code::NotAllowed => "only_reading",
             Code::TooLong => "too_long",
             Code::TooComplex => "too_complex",
             Code::BadParameter => "bad_parameter",
-            Code::Invalid => "invalid",
-            Code::Failed => "failed",
+            Code::Invalid => "invalid_statement",
+            Code::Failed => "statement_failed",
         }
     }
 }

@@ -10,7 +10,7 @@ use object_store::local::LocalFileSystem;
 use object_store::prefix::PrefixStore;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 
-use crate::settings::Objects;
+use crate::settings::{Objects, Secret};
 
 /// Longest wait for a connection; a store that is there answers in milliseconds.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -42,6 +42,19 @@ pub fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>> {
     let failed = || format!("failed to open object folder `{}`", path.display());
     std::fs::create_dir_all(path).with_context(failed)?;
     Ok(Arc::new(LocalFileSystem::new_with_prefix(path).with_context(failed)?))
+}
+
+/// The settings with their secrets, for the pipe to a process of this program.
+pub fn exposed(url: &str, settings: &Objects) -> serde_json::Value {
+    let secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
+    serde_json::json!({
+        "url": url,
+        "endpoint": settings.endpoint,
+        "region": settings.region,
+        "access_key": secret(&settings.access_key),
+        "secret_key": secret(&settings.secret_key),
+        "allow_http": settings.allow_http,
+    })
 }
 
 fn s3(bucket: &str, settings: &Objects) -> object_store::Result<impl ObjectStore + use<>> {

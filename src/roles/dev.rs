@@ -60,7 +60,9 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     add_fetcher(&mut crew, &parts, &registry, shared.clone())?;
     add_processor(&mut crew, &parts, &registry, shared.clone(), sink)?;
     add_notifier(&mut crew, &parts, &registry, Arc::clone(&pipelines), log)?;
-    add_gateway(&mut crew, &parts, &registry, listener, shared)?;
+    let workers = parts.workers()?;
+    workers.warm_up().await?;
+    add_gateway(&mut crew, &parts, &registry, listener, workers, shared)?;
 
     println!("{}", banner(&parts, pipelines.len(), password.as_ref()));
     crew.work().await

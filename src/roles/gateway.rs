@@ -9,6 +9,7 @@ use prometheus::Registry;
 use tidemill_gateway::{Gateway, GatewayParts, ReadinessCheck, Users};
 use tidemill_ingest::{Landing, LandingLimits};
 use tidemill_jobs::{EventLog, JobStore};
+use tidemill_query::Workers;
 use tokio::net::TcpListener;
 
 use super::{NOTIFIERS, PROCESSORS, Shared, add_relay, add_watch, listen};
@@ -30,8 +31,10 @@ pub async fn run(settings: Settings) -> Result<()> {
     let listener = listen(parts.settings().gateway.listen).await?;
     add_relay(&mut crew, &jobs, &log);
     add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, vec![PROCESSORS, NOTIFIERS])?;
+    let workers = parts.workers()?;
+    workers.warm_up().await?;
     let shared = Shared { pipelines, jobs, log, objects };
-    add_gateway(&mut crew, &parts, &registry, listener, shared)?;
+    add_gateway(&mut crew, &parts, &registry, listener, workers, shared)?;
     crew.work().await
 }
 
@@ -41,12 +44,14 @@ pub fn add_gateway(
     parts: &Parts,
     registry: &Registry,
     listener: TcpListener,
+    workers: Workers,
     shared: Shared,
 ) -> Result<()> {
     let Shared { pipelines, jobs, log, objects } = shared;
     let secret = parts.settings().gateway.jwt_secret.as_ref().context("`gateway.jwt_secret` is missing")?;
     let gateway = Gateway::new(GatewayParts {
         pipelines,
+        query: workers,
         landing: Landing::new(Arc::clone(&objects), jobs.clone(), LandingLimits::default()),
         users: Users::new(&jobs),
         readiness: readiness(&jobs, &log, &objects),

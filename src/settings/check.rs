@@ -98,6 +98,11 @@ impl Checker {
         self.number("processor.lookup_rows_max", s.processor.lookup_rows_max, 1..=100_000_000);
         self.number("processor.retries_max", s.processor.retries_max.into(), 0..=20);
         self.number("fetcher.runs", s.fetcher.runs.into(), 1..=256);
+        self.number("query.statements_max", s.query.statements_max.into(), 1..=256);
+        let all = s.query.statements_max.into();
+        self.number("query.statements_per_user_max", s.query.statements_per_user_max.into(), 1..=all);
+        self.number("query.warm", s.query.warm.into(), 0..=all);
+        self.number("query.threads", s.query.threads.into(), 1..=64);
         self.number("notifier.concurrency", s.notifier.concurrency.into(), 1..=1_000);
     }
 
@@ -115,6 +120,8 @@ impl Checker {
         self.span("fetcher.run_limit", s.fetcher.run_limit, second, 7 * DAY);
         self.span("fetcher.lease", s.fetcher.lease, 3 * second, DAY);
         self.span("fetcher.keep_pages", s.fetcher.keep_pages, DAY, 3_650 * DAY);
+        self.span("query.timeout", s.query.timeout, second, 3600 * second);
+        self.span("query.queue_wait", s.query.queue_wait, Duration::ZERO, 60 * second);
         self.span("notifier.give_up_after", s.notifier.give_up_after, second, 30 * DAY);
         self.span("notifier.webhook_timeout", s.notifier.webhook_timeout, second, DAY);
         self.span("notifier.smtp.timeout", s.notifier.smtp.timeout, second, DAY);
@@ -127,6 +134,7 @@ impl Checker {
             ("processor.memory", processor.memory, 16 << 20, 1 << 40),
             ("processor.record_max", processor.record_max, 1 << 10, 64 << 20),
             ("processor.raw_max", processor.raw_max, 16, 16 << 20),
+            ("query.memory", s.query.memory, 64 << 20, 1 << 40),
         ] {
             if size.bytes() < least || size.bytes() > most {
                 let help = format!("write a size from {least} to {most} bytes, with its unit");
@@ -136,7 +144,11 @@ impl Checker {
     }
 
     fn addresses(&mut self, s: &Settings) {
-        for (path, url) in [("database.url", &s.database.url), ("tables.url", &s.tables.url)] {
+        for (path, url) in [
+            ("database.url", &s.database.url),
+            ("tables.url", &s.tables.url),
+            ("query.tables_url", &s.query.tables_url),
+        ] {
             let known =
                 |url: &Secret| ["mysql://", "sqlite:"].iter().any(|scheme| url.expose().starts_with(scheme));
             if url.as_ref().is_some_and(|url| !known(url)) {

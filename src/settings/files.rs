@@ -22,6 +22,7 @@ pub fn read_secret_files(settings: &mut Settings) -> Vec<(String, String, String
     let single = [
         ("database.url", &settings.database.url_file, &mut settings.database.url),
         ("tables.url", &settings.tables.url_file, &mut settings.tables.url),
+        ("query.tables_url", &settings.query.tables_url_file, &mut settings.query.tables_url),
         ("objects.access_key", &settings.objects.access_key_file, &mut settings.objects.access_key),
         ("objects.secret_key", &settings.objects.secret_key_file, &mut settings.objects.secret_key),
         ("gateway.jwt_secret", &settings.gateway.jwt_secret_file, &mut settings.gateway.jwt_secret),

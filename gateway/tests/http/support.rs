@@ -17,6 +17,7 @@ use tidemill_gateway::{
 use tidemill_ingest::{Landing, LandingLimits};
 use tidemill_jobs::{Counts, JobId, JobStore, Outcome, StoreLimits};
 use tidemill_pipelines::PipelineSet;
+use tidemill_query::{Places, QueryLimits, Workers};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -55,6 +56,12 @@ sinks:
   - table: { name: weather }
 ";
 
+/// Workers of a program that is not there: what reaches them shows as a failure inside.
+fn workers() -> Workers {
+    let places = Places { tables: "sqlite:/nowhere".to_owned(), jobs: None, objects: None };
+    Workers::new("/nowhere/tidemill".into(), places, QueryLimits::default()).unwrap()
+}
+
 /// A running gateway. Its users: `admin`, `sender` (may send to sales), `reader` (may read sales), `stranger`.
 pub struct Server {
     pub address: String,
@@ -87,6 +94,7 @@ impl Server {
             landing: Landing::new(objects.clone(), jobs.clone(), LandingLimits::default()),
             objects,
             users: users.clone(),
+            query: workers(),
             readiness: vec![ReadinessCheck::new("jobs", || async { Ok(()) })],
             registry: Registry::new(),
             settings: GatewaySettings::new(SECRET.to_owned().into()),
