@@ -61,4 +61,4 @@ deny: ## licences, advisories and sources of the dependencies
 bench: ## measurements on real servers, printed; benches/README.md tells what they mean
 	$(CARGO) build --locked --release --bins -p tidemill -p tidemill-benches
 	python3 benches/decode_peers.py
-	@$(SERVERS) with bash -ec 'for program in decode flights latency fetch lake; do target/release/$$program; done'
+	@$(SERVERS) with bash -ec 'for program in decode flights latency fetch query lake; do target/release/$$program; done'

@@ -4,6 +4,7 @@
 //! Tables are looked up when a statement names them; all are listed only where a statement asks for the list.
 
 mod pushdown;
+mod rejects;
 mod system;
 mod table;
 
@@ -82,6 +83,14 @@ impl Visible {
         };
         let pipelines = set.iter().map(|pipeline| pipeline.name.clone()).filter(&may_read).collect();
         Visible::Only { pipelines, tables: seen(tables), lake: seen(lake) }
+    }
+
+    /// Whether the jobs of a pipeline are seen.
+    fn shows_jobs_of(&self, pipeline: &str) -> bool {
+        match self {
+            Visible::All => true,
+            Visible::Only { pipelines, .. } => pipelines.iter().any(|name| name.as_str() == pipeline),
+        }
     }
 
     /// Whether a table of the sinks is seen.

@@ -38,6 +38,8 @@ pub(crate) const OVERTIME: Duration = Duration::from_secs(1);
 pub(crate) const POOL_PERCENT: u64 = 60;
 /// Rows of one batch, as the sinks give them.
 pub(crate) const BATCH_ROWS: usize = 8_192;
+/// Jobs whose rejects one statement reads: each is a file of the object store.
+pub(crate) const REJECT_FILES_MAX: usize = 1_000;
 /// Connections of one worker to the database; a statement needs one for each of its tables that are read at once.
 pub(crate) const CONNECTIONS_MAX: usize = 16;
 

@@ -18,7 +18,22 @@ use tidemill_query::{Flavour, Format, Places, QueryLimits, Statement, Visible, W
 use tidemill_sinks::{CommitKey, Opened, Sink, SinkLimits, TableColumn, TablePlan};
 
 const TEXTS: [&str; 16] = [
-    "ab", "AB", "ab ", " ab", "áb", "a'b", "a\\b", "a\\", "\\'", "a\"b", "%", "_", "", "ß", "ss", "\u{1F30A}",
+    "ab",
+    "AB",
+    "ab ",
+    " ab",
+    "áb",
+    "a'b",
+    "a\\b",
+    "a\\",
+    "\\'",
+    "a\"b",
+    "%",
+    "_",
+    "",
+    "ß",
+    "ss",
+    "\u{1F30A}",
 ];
 const INTS: [i64; 7] = [0, -1, 1, 42, -42, i64::MAX, i64::MIN];
 const FLOATS: [f64; 7] = [0.0, -0.0, 0.1, -0.1, 1e300, -1e300, 5e-324];
@@ -56,7 +71,8 @@ fn batch() -> RecordBatch {
         ("day", Arc::new(Date32Array::from(walk(&DAYS, 3)))),
         ("at", Arc::new(times)),
     ];
-    let fields = columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), *name != "id"));
+    let fields =
+        columns.iter().map(|(name, array)| Field::new(*name, array.data_type().clone(), *name != "id"));
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     RecordBatch::try_new(schema, columns.into_iter().map(|(_, array)| array).collect()).unwrap()
 }
@@ -69,7 +85,8 @@ fn conditions() -> Vec<String> {
     literals.extend(["true", "false"].map(|v| ("b", v.to_owned())));
     literals.extend(TEXTS.map(|v| ("t", format!("'{}'", v.replace('\'', "''")))));
     literals.extend(
-        ["1970-01-01", "1969-12-31", "2021-01-01", "0001-01-01", "9999-12-31"].map(|v| ("day", format!("DATE '{v}'"))),
+        ["1970-01-01", "1969-12-31", "2021-01-01", "0001-01-01", "9999-12-31"]
+            .map(|v| ("day", format!("DATE '{v}'"))),
     );
     literals.extend(
         [
@@ -96,13 +113,39 @@ fn conditions() -> Vec<String> {
         found.push(format!("NOT ({column} IS NULL OR id < 17)"));
     }
     let mixed = [
-        "b", "NOT b", "b IS TRUE", "b IS NOT TRUE", "b AND i > 0", "i BETWEEN -1 AND 42", "i NOT BETWEEN -1 AND 42",
-        "i IN (1, 42, NULL)", "i NOT IN (1, 42)", "t IN ('ab', 'AB ', 'ss')", "t LIKE 'a%'", "t ILIKE 'AB'",
-        "t LIKE '%\\%'", "upper(t) = 'AB'", "t = 'ab' AND i = 0 OR at < '1970-01-01T00:00:01Z' AND d > 0",
-        "i + 1 > 1 AND i < 100", "i = 0.5", "i > -0.5", "f = 0", "f IN (0, 0.1)", "i = f", "d = i", "i IS DISTINCT FROM 1",
-        "at BETWEEN '1970-01-01' AND '2021-01-01'", "day IN (DATE '1970-01-01', DATE '2021-01-01')",
-        "date_trunc('day', at) = '1970-01-01'", "CAST(at AS DATE) = day", "1 = 1", "1 = 0", "i = NULL", "t > 'a' AND t < 'b'",
-        "t = 'a\\' OR t = ''' OR ''1''=''1'", "CASE WHEN i > 0 THEN b ELSE f > 0 END",
+        "b",
+        "NOT b",
+        "b IS TRUE",
+        "b IS NOT TRUE",
+        "b AND i > 0",
+        "i BETWEEN -1 AND 42",
+        "i NOT BETWEEN -1 AND 42",
+        "i IN (1, 42, NULL)",
+        "i NOT IN (1, 42)",
+        "t IN ('ab', 'AB ', 'ss')",
+        "t LIKE 'a%'",
+        "t ILIKE 'AB'",
+        "t LIKE '%\\%'",
+        "upper(t) = 'AB'",
+        "t = 'ab' AND i = 0 OR at < '1970-01-01T00:00:01Z' AND d > 0",
+        "i + 1 > 1 AND i < 100",
+        "i = 0.5",
+        "i > -0.5",
+        "f = 0",
+        "f IN (0, 0.1)",
+        "i = f",
+        "d = i",
+        "i IS DISTINCT FROM 1",
+        "at BETWEEN '1970-01-01' AND '2021-01-01'",
+        "day IN (DATE '1970-01-01', DATE '2021-01-01')",
+        "date_trunc('day', at) = '1970-01-01'",
+        "CAST(at AS DATE) = day",
+        "1 = 1",
+        "1 = 0",
+        "i = NULL",
+        "t > 'a' AND t < 'b'",
+        "t = 'a\\' OR t = ''' OR ''1''=''1'",
+        "CASE WHEN i > 0 THEN b ELSE f > 0 END",
     ];
     found.extend(mixed.map(str::to_owned));
     found
@@ -110,17 +153,24 @@ fn conditions() -> Vec<String> {
 
 async fn fill(sink: &dyn Sink, table: &str, batch: &RecordBatch) {
     sink.migrate().await.unwrap();
-    let columns = batch.schema().fields().iter().map(|field| TableColumn {
+    let schema = batch.schema();
+    let columns = schema.fields().iter().map(|field| TableColumn {
         name: field.name().parse().unwrap(),
         kind: field.data_type().clone(),
         nullable: field.is_nullable(),
         max_length: (*field.data_type() == DataType::Utf8).then_some(20),
     });
-    let plan =
-        TablePlan { table: table.parse().unwrap(), columns: columns.collect(), key: vec![], mode: Mode::Append };
+    let plan = TablePlan {
+        table: table.parse().unwrap(),
+        columns: columns.collect(),
+        key: vec![],
+        mode: Mode::Append,
+    };
     sink.ensure(&plan).await.unwrap();
     let key = CommitKey { job_id: format!("job-{table}"), sink: table.to_owned(), chunk: 0, attempt: 1 };
-    let Opened::Delivery(mut delivery) = sink.open(&plan, &key).await.unwrap() else { panic!("written before") };
+    let Opened::Delivery(mut delivery) = sink.open(&plan, &key).await.unwrap() else {
+        panic!("written before")
+    };
     delivery.write(batch.clone()).await.unwrap();
     delivery.commit().await.unwrap();
 }

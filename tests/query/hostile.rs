@@ -25,7 +25,10 @@ fn hostile() -> Vec<(&'static str, String)> {
     vec![
         ("cross join of everything", format!("SELECT count(*), max(a.name || d.name) FROM {everything}")),
         ("generate_series", series.to_owned()),
-        ("rows of a series", "SELECT v FROM generate_series(1, 100000000000) AS t(v) ORDER BY v DESC".to_owned()),
+        (
+            "rows of a series",
+            "SELECT v FROM generate_series(1, 100000000000) AS t(v) ORDER BY v DESC".to_owned(),
+        ),
         ("join of two series", joined.to_owned()),
         ("lpad", "SELECT length(lpad('x', 2000000000))".to_owned()),
         ("lpad of rows", "SELECT sum(length(lpad(name, 20000000))) FROM hired_employees".to_owned()),
@@ -65,7 +68,10 @@ async fn each_hostile_statement_ends_at_its_limit_and_a_small_one_beside_it_is_a
         let took = began.elapsed();
         small.sort();
         let (code, median) = (body.map(|body| body["code"].clone()).ok(), small[small.len() / 2]);
-        println!("{name}: {status} {code:?} after {took:.1?}; beside it {} small ones, median {median:.0?}", small.len());
+        println!(
+            "{name}: {status} {code:?} after {took:.1?}; beside it {} small ones, median {median:.0?}",
+            small.len()
+        );
         assert!([200, 400, 413, 422].contains(&status), "{name}: {status} {code:?}");
         assert!(took < LIMIT + LATE_MAX, "{name} took {took:?}");
     }
@@ -104,7 +110,8 @@ async fn a_client_that_goes_away_takes_its_worker_with_it() {
 
 #[tokio::test]
 async fn a_user_with_too_many_statements_waits_and_is_told_when_to_come_back() {
-    let place = Place::start(&["query.timeout=20s", "query.queue_wait=0s", "query.statements_per_user_max=1"]).await;
+    let place =
+        Place::start(&["query.timeout=20s", "query.queue_wait=0s", "query.statements_per_user_max=1"]).await;
     let (admin, other) = (place.login("admin").await, place.user("other", &[]).await);
     let long = json!({ "sql": "SELECT sum(v) FROM generate_series(1, 100000000000) AS t(v)" });
     let running = tokio::spawn(place.request(&admin, &long).send());

@@ -20,7 +20,10 @@ async fn rows_come_in_each_form_and_with_each_type() {
     );
     assert_eq!(answer["columns"][0]["name"], "i");
     let row = answer["rows"][0].as_array().unwrap();
-    assert_eq!(row[..6], [json!(1), json!(1.5), json!("12.30"), json!(true), json!("a\"é"), json!("2021-02-03")]);
+    assert_eq!(
+        row[..6],
+        [json!(1), json!(1.5), json!("12.30"), json!(true), json!("a\"é"), json!("2021-02-03")]
+    );
     assert_eq!(row[7], Value::Null);
     assert_eq!(answer["row_count"], 1);
 
@@ -31,14 +34,16 @@ async fn rows_come_in_each_form_and_with_each_type() {
     assert_eq!(csv, "id,department\n1,Product Management\n2,Sales\n");
     let accepted = place.request(&admin, &json!({ "sql": sql })).header("accept", "text/csv").send().await;
     assert_eq!(accepted.unwrap().text().await.unwrap(), csv);
-    let none = place.ask(&admin, json!({ "sql": "SELECT id FROM departments WHERE id < 0", "format": "csv" })).await;
+    let none =
+        place.ask(&admin, json!({ "sql": "SELECT id FROM departments WHERE id < 0", "format": "csv" })).await;
     assert_eq!(none.text().await.unwrap(), "id\n");
 
     let arrow = place.ask(&admin, json!({ "sql": sql, "format": "arrow" })).await.bytes().await.unwrap();
     let reader = arrow::ipc::reader::StreamReader::try_new(arrow.as_ref(), None).unwrap();
     assert_eq!(reader.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), 2);
 
-    let none: Value = place.ask(&admin, json!({ "sql": "SELECT 1 AS a WHERE false" })).await.json().await.unwrap();
+    let none: Value =
+        place.ask(&admin, json!({ "sql": "SELECT 1 AS a WHERE false" })).await.json().await.unwrap();
     assert_eq!(none, json!({ "columns": [{ "name": "a", "type": "int64" }], "rows": [], "row_count": 0 }));
     let most = json!({ "sql": "SELECT * FROM hired_employees", "limit": 3 });
     let most: Value = place.ask(&admin, most).await.json().await.unwrap();
@@ -62,9 +67,12 @@ async fn a_parameter_is_a_value_and_never_sql() {
     let found = ask("SELECT department FROM departments WHERE id = $1", json!(["2"])).await;
     assert_eq!(found["rows"], json!([["Sales"]]), "{found}");
     let found = ask("SELECT count(*) FROM hired_employees WHERE hired_at >= $1", json!(["2021-06-01"])).await;
-    let same = place.rows(&admin, "SELECT count(*) FROM hired_employees WHERE hired_at >= '2021-06-01'").await;
+    let same =
+        place.rows(&admin, "SELECT count(*) FROM hired_employees WHERE hired_at >= '2021-06-01'").await;
     assert_eq!(found["rows"], same);
-    for text in ["Sales' OR '1'='1", "Sales\\' OR 1=1 -- ", "\\", "x'; DROP TABLE departments; --", "sales", "Sales "] {
+    for text in
+        ["Sales' OR '1'='1", "Sales\\' OR 1=1 -- ", "\\", "x'; DROP TABLE departments; --", "sales", "Sales "]
+    {
         let found = ask("SELECT count(*) FROM departments WHERE department = $1", json!([text])).await;
         assert_eq!(found["rows"], json!([[0]]), "{text}: {found}");
         let pasted = text.replace('\'', "''");
@@ -90,20 +98,40 @@ async fn a_wrong_statement_is_refused_with_its_place_and_the_nearest_name() {
     let admin = place.login("admin").await;
     for (sql, status, code, words) in [
         ("SELEC 1", 400, "syntax", "line 1, column 1"),
-        ("SELECT *\nFROM departmets", 400, "unknown_table", "`departmets`; did you mean `departments`? (line 2, column 6)"),
-        ("SELECT depatment FROM departments", 400, "unknown_column", "`depatment`; did you mean `department`? (line 1, column 8)"),
+        (
+            "SELECT *\nFROM departmets",
+            400,
+            "unknown_table",
+            "`departmets`; did you mean `departments`? (line 2, column 6)",
+        ),
+        (
+            "SELECT depatment FROM departments",
+            400,
+            "unknown_column",
+            "`depatment`; did you mean `department`? (line 1, column 8)",
+        ),
         ("SELECT d.nme FROM departments d", 400, "unknown_column", "there is no column `d.nme`"),
         ("SELECT id FROM departments, jobs", 400, "ambiguous_column", "several tables have a column `id`"),
         ("SELECT uper('a')", 400, "unknown_function", "`uper`; did you mean `upper`? (line 1, column 8)"),
         ("SELECT id, count(*) FROM departments", 400, "invalid_statement", "GROUP BY"),
         ("SELECT 1 / 0", 400, "statement_failed", "division by zero"),
         ("SELECT CAST('x' AS INT) FROM departments", 400, "statement_failed", "x"),
-        ("INSERT INTO departments VALUES (99, 'x')", 400, "only_reading", "INSERT is not allowed: a statement may only read"),
+        (
+            "INSERT INTO departments VALUES (99, 'x')",
+            400,
+            "only_reading",
+            "INSERT is not allowed: a statement may only read",
+        ),
         ("COPY departments TO '/tmp/x.csv'", 400, "only_reading", "COPY is not allowed"),
         ("SET datafusion.execution.batch_size = 1", 400, "only_reading", "SET is not allowed"),
         ("SELECT 1; SELECT 2", 400, "only_reading", "only one statement"),
         ("SELECT * FROM '/etc/passwd'", 400, "only_reading", "files and addresses cannot be read"),
-        ("SELECT * FROM 'https://example.com/x.csv'", 400, "only_reading", "files and addresses cannot be read"),
+        (
+            "SELECT * FROM 'https://example.com/x.csv'",
+            400,
+            "only_reading",
+            "files and addresses cannot be read",
+        ),
         ("SELECT * FROM \"data/tidemill.db\"", 400, "only_reading", "files and addresses cannot be read"),
         ("SELECT * FROM tidemill_users", 400, "unknown_table", "there is no table `tidemill_users`"),
         ("SELECT * FROM TIDEMILL_LEDGER", 400, "unknown_table", "there is no table"),
@@ -151,13 +179,21 @@ async fn a_user_sees_the_tables_and_jobs_of_the_pipelines_that_may_be_read() {
     assert_eq!(place.rows(&stranger, "SELECT count(*) FROM tidemill.ledger").await, json!([[0]]));
     let listed = "SELECT table_schema, table_name FROM information_schema.tables \
                   WHERE table_schema <> 'information_schema' ORDER BY 1, 2";
-    let system = [json!(["tidemill", "jobs"]), json!(["tidemill", "ledger"])];
+    let system = ["jobs", "ledger", "pages", "rejects"].map(|name| json!(["tidemill", name]));
     let mut expected = vec![json!(["public", "departments"])];
     expected.extend(system.clone());
     assert_eq!(place.rows(&reader, listed).await, Value::Array(expected));
     assert_eq!(place.rows(&stranger, listed).await, Value::Array(system.to_vec()));
     let shown = place.rows(&reader, "SHOW TABLES").await.to_string();
     assert!(shown.contains("\"departments\"") && !shown.contains("hired_employees"), "{shown}");
+    assert_eq!(place.rows(&reader, "SELECT count(*) FROM tidemill.pages").await, json!([[0]]));
+    assert_eq!(place.rows(&reader, "SELECT count(*) FROM tidemill.rejects").await, json!([[0]]));
+    let refused =
+        "SELECT count(*), count(DISTINCT job_id) FROM tidemill.rejects WHERE pipeline = 'hired_employees'";
+    assert_eq!(place.rows(&admin, refused).await, json!([[74, 1]]));
+    let joined = "SELECT count(*) FROM tidemill.rejects r JOIN tidemill.jobs j USING (job_id) \
+                  WHERE j.sender = 'admin' AND r.line > 0 AND r.code <> '' AND r.raw IS NOT NULL";
+    assert_eq!(place.rows(&admin, joined).await, json!([[74]]));
     let recent = "SELECT status, records_written FROM tidemill.jobs \
                   WHERE pipeline = 'departments' AND finished_at > now() - INTERVAL '1 hour'";
     assert_eq!(place.rows(&reader, recent).await, json!([["success", 12]]));

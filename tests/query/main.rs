@@ -1,7 +1,12 @@
 //! SQL over the results: over HTTP on a running `tidemill dev`, hostile statements and their limits, and, on a real
 //! MariaDB and SQLite, that the database never decides a row otherwise than the engine.
 
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests fail by panicking")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "helpers of tests fail by panicking"
+)]
 
 mod exact;
 mod hostile;
