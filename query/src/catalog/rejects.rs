@@ -42,8 +42,8 @@ pub(super) struct Rejects {
 impl Rejects {
     pub(super) fn new(data: Arc<Data>, visible: Visible) -> Self {
         let of_job = OF_JOB.map(|name| Field::new(name, DataType::Utf8, false));
-        let fields =
-            of_job.into_iter().chain(file_schema().fields().iter().map(|field| field.as_ref().clone()));
+        let of_file = file_schema();
+        let fields = of_job.into_iter().chain(of_file.fields().iter().map(|field| field.as_ref().clone()));
         Self { data, visible, schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())) }
     }
 }

@@ -267,7 +267,7 @@ mod tests {
     #[test]
     fn a_wrong_text_is_told_with_its_place() {
         for (sql, code, line, column) in [
-            ("SELECT\n  FROM WHERE", Code::Syntax, 2, 8),
+            ("SELECT 1\n  WHERE = 2", Code::Syntax, 2, 9),
             ("SELECT 'open", Code::Syntax, 1, 8),
             ("SELECT 1; DROP TABLE t", Code::NotAllowed, 1, 11),
         ] {
