@@ -9,6 +9,8 @@ use reqwest::{Client, RequestBuilder, Response};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+/// The pipelines that are there, with a file of examples each.
+const PIPELINES: [&str; 3] = ["departments", "jobs", "hired_employees"];
 const PASSWORD: &str = "correct horse battery";
 /// Longest wait for a start or a job; a loaded machine is slow, a hang is longer.
 const WAIT_MAX: Duration = Duration::from_secs(120);
@@ -30,7 +32,7 @@ fn tidemill(folder: &Path) -> Command {
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("TIDEMILL_")) {
         command.env_remove(name);
     }
-    command.current_dir(folder).args(["--data", "data", "--pipelines"]).arg(root("pipelines"));
+    command.current_dir(folder).args(["--data", "data", "--pipelines", "pipelines"]);
     command
 }
 
@@ -39,6 +41,10 @@ impl Place {
     pub async fn start(settings: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
+        std::fs::create_dir(folder.path().join("pipelines")).unwrap();
+        for name in PIPELINES.map(|name| format!("pipelines/{name}.yaml")) {
+            std::fs::copy(root(&name), folder.path().join(&name)).unwrap();
+        }
         let mut command = tidemill(folder.path());
         command.args(["dev", "--listen", "127.0.0.1:0"]);
         for setting in settings {
@@ -57,7 +63,7 @@ impl Place {
         std::thread::spawn(move || out.read_to_end(&mut Vec::new()));
         let place = Self { child, url, client: Client::new(), folder };
         let admin = place.login("admin").await;
-        for pipeline in ["departments", "jobs", "hired_employees"] {
+        for pipeline in PIPELINES {
             place.send(&admin, pipeline).await;
         }
         place
