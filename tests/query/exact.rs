@@ -15,7 +15,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use tidemill_pipelines::Mode;
 use tidemill_query::{Flavour, Format, Places, QueryLimits, Statement, Visible, Workers};
-use tidemill_sinks::{CommitKey, Opened, Sink, SinkLimits, TableColumn, TablePlan};
+use tidemill_sinks::{CommitKey, Opened, Place, Sink, SinkLimits, TableColumn, TablePlan};
 
 const TEXTS: [&str; 16] = [
     "ab",
@@ -165,6 +165,7 @@ async fn fill(sink: &dyn Sink, table: &str, batch: &RecordBatch) {
         columns: columns.collect(),
         key: vec![],
         mode: Mode::Append,
+        place: Place::Database,
     };
     sink.ensure(&plan).await.unwrap();
     let key = CommitKey { job_id: format!("job-{table}"), sink: table.to_owned(), chunk: 0, attempt: 1 };
