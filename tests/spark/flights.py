@@ -80,7 +80,8 @@ def counted(text):
         facts[f"{name}: sum"] = sum(values)
     for name in TEXTS:
         facts[f"{name}: missing"] = sum(row[name] == "NA" for row in rows)
-        facts[f"{name}: kinds"] = len({row[name] for row in rows} - {"NA"})
+        facts[f"{name}: least"] = min(row[name] for row in rows if row[name] != "NA")
+        facts[f"{name}: most"] = max(row[name] for row in rows if row[name] != "NA")
     by_day, by_carrier = {}, {}
     for row in rows:
         day = row["time_hour"][:10]
@@ -100,7 +101,8 @@ def read_by_spark(spark, table):
     for name in NUMBERS:
         wanted += [f"count(*) - count({name}) AS `{name}: missing`", f"sum({name}) AS `{name}: sum`"]
     for name in TEXTS:
-        wanted += [f"count(*) - count({name}) AS `{name}: missing`", f"count(DISTINCT {name}) AS `{name}: kinds`"]
+        wanted += [f"count(*) - count({name}) AS `{name}: missing`"]
+        wanted += [f"min({name}) AS `{name}: least`", f"max({name}) AS `{name}: most`"]
     iso = "date_format({}(time_hour), \"yyyy-MM-dd'T'HH:mm:ss'Z'\") AS `time_hour: {}`"
     wanted += [iso.format("min", "least"), iso.format("max", "most")]
     facts = spark.sql(f"SELECT {', '.join(wanted)} FROM flights").first().asDict()
