@@ -1,8 +1,11 @@
 //! The command line: what may be asked of `tidemill`, and the help that teaches it.
 
+mod mock_api;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+pub use mock_api::MockApiArgs;
 
 const EXAMPLES: &str = "\
 Examples:
@@ -103,8 +106,9 @@ Jobs, events, tables, objects and mail are kept in the folder of --data. What th
     },
     /// Run the test cases of the pipelines
     #[command(after_help = "\
-A case is a folder pipelines/cases/PIPELINE/CASE with input.csv (or input.csv.zip), the expected
-rows.csv and rejects.csv (line,column,code), and tables/TABLE.csv for each table that is referred to.
+A case is a folder pipelines/cases/PIPELINE/CASE with input.csv (or input.csv.zip, input.json,
+input.jsonl), the expected rows.csv and rejects.csv (line,column,code), and tables/TABLE.csv for
+each table that is referred to.
 A case of a pipeline of files has input.* and the expected output.* or error.txt.
 
 Examples:
@@ -161,6 +165,8 @@ Examples:
     },
     /// Print the JSON Schema of pipeline files
     Schema,
+    /// Serve a made-up API of seeded random readings, to fetch from
+    MockApi(MockApiArgs),
     /// Reach every server of the settings, or say which does not answer and what to do
     Doctor,
     /// Run a program under limits, for the processor

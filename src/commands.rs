@@ -5,6 +5,7 @@ mod doctor;
 mod fetch;
 mod jobs;
 mod migrate;
+mod mock_api;
 mod query;
 mod run_file;
 mod send;
@@ -30,6 +31,7 @@ use crate::telemetry;
 pub async fn run(command: &Command, sources: &Sources, json: bool) -> Result<ExitCode> {
     match command {
         Command::Check { role } => check::run(sources, *role, json).await,
+        Command::MockApi(args) => mock_api::run(args, json).await,
         Command::Schema => print_json(&tidemill_pipelines::json_schema()),
         Command::Test { pipeline } => test_cases::run(&parts(sources)?, pipeline.as_deref(), json).await,
         Command::Run(args) => run_file::run(&parts(sources)?, args, json).await,

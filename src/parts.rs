@@ -175,6 +175,7 @@ impl Parts {
             drain_grace: processor.drain.get(),
             batch_rows: processor.batch_rows as usize,
             record_bytes_max: processor.record_max.len(),
+            document_bytes_max: processor.document_max.len(),
             raw_bytes_max: processor.raw_max.len(),
             lookup_rows_max: usize::try_from(processor.lookup_rows_max).unwrap_or(usize::MAX),
             ..ProcessorLimits::default()

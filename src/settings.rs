@@ -168,6 +168,8 @@ pub struct Processor {
     pub batch_rows: u32,
     /// Longest record; a longer one is refused.
     pub record_max: ByteSize,
+    /// Largest JSON document; each job may hold one.
+    pub document_max: ByteSize,
     /// Longest raw text kept of a refused record.
     pub raw_max: ByteSize,
     /// Most rows of a table that a reference or a step looks into; they are held in memory.
@@ -371,6 +373,7 @@ impl Default for Processor {
             spill_dir: None,
             batch_rows: 8192,
             record_max: ByteSize::mib(1),
+            document_max: ByteSize::mib(64),
             raw_max: ByteSize::kib(64),
             lookup_rows_max: 2_000_000,
             job_limit: Span::seconds(15 * 60),

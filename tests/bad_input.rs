@@ -37,6 +37,15 @@ rejects: { tolerate: 0, then: abort }
 sinks: [{ table: { name: strict, mode: append } }]
 ";
 
+/// Takes pages of JSON, into a table and a file.
+const PAGES: &str = "\
+pipeline: pages
+source: { upload: { duplicates: accept } }
+format: { json: { records: \"$.items[*]\" } }
+columns: [{ name: id, type: int64 }, { name: city, type: text, max_length: 20, path: $.site.city }]
+sinks: [{ table: { name: pages, mode: upsert, key: [id] } }, { file: { name: report.csv } }]
+";
+
 /// A running `tidemill dev` with a user `admin`, and `bob` who may do nothing.
 struct Dev {
     folder: TempDir,
@@ -50,7 +59,7 @@ impl Dev {
     async fn start() -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::create_dir(folder.path().join("pipelines")).unwrap();
-        for (name, text) in [("sales", SALES), ("strict", STRICT)] {
+        for (name, text) in [("sales", SALES), ("strict", STRICT), ("pages", PAGES)] {
             std::fs::write(folder.path().join(format!("pipelines/{name}.yaml")), text).unwrap();
         }
         let log = std::fs::File::create(folder.path().join("log")).unwrap();
@@ -188,15 +197,37 @@ async fn refused(answer: Response, status: u16, code: &str) {
 }
 
 #[tokio::test]
+async fn a_page_of_json_becomes_rows_and_a_file_and_a_bad_record_of_it_a_reject() {
+    let dev = Dev::start().await;
+    let page = r#"{"items": [
+        {"id": 1, "site": {"city": "Łódź"}}, {"id": "2", "site": {"city": "a, b"}}, {"id": 3, "site": {"city": "c"}},
+        {"id": 4, "site": {"city": "d"}}, {"id": 5, "site": {"city": "e"}}, {"id": 6, "site": {"city": "f"}},
+        {"id": 7, "site": {"city": "g"}}, {"id": 8, "site": {"city": "h"}}, {"id": 9, "site": {"city": "i"}},
+        {"id": 1.5, "site": []}]}"#;
+    let job = dev.ended("pages/uploads", page).await;
+    assert_eq!((&job["status"], &job["records_written"]), (&json!("success"), &json!(9)), "{job}");
+    assert_eq!(dev.rejects(&job).await, [("5".to_owned(), "type".to_owned())]);
+    assert_eq!(dev.rows("pages"), 9);
+    let file = dev.get(&format!("/v1/jobs/{}/files/report.csv", job["job_id"].as_str().unwrap())).await;
+    assert!(file.starts_with("id,city\n1,Łódź\n2,\"a, b\"\n3,c\n"), "{file}");
+    dev.stop();
+}
+
+#[tokio::test]
 async fn a_file_that_cannot_be_read_fails_its_job_and_writes_nothing() {
     let dev = Dev::start().await;
     let gzip: &[u8] = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03\xcbL\xd1\xc9K\xccM\xe5\x02\x00";
     let binary: Vec<u8> = (0..4096_u32).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
-    let cases: [(&str, &str, Vec<u8>, &str, &str); 8] = [
+    let page = br#"{"items": [{"id": 1, "site": {"city": "Lisboa"}}]}"#;
+    let cases: [(&str, &str, Vec<u8>, &str, &str); 12] = [
         ("empty", "sales", b"".to_vec(), "no_records", "empty"),
         ("header only", "sales", b"id,name\n".to_vec(), "no_records", "only a header"),
         ("wrong header", "sales", b"id,nom\n1,a\n".to_vec(), "wrong_header", "nom"),
         ("binary", "sales", binary, "not_text", "binary"),
+        ("HTML where JSON should be", "pages", b"<html>down".to_vec(), "not_json", "<html>down"),
+        ("half a JSON", "pages", page[..30].to_vec(), "not_json", "ends in the middle, after 30 bytes"),
+        ("another JSON", "pages", b"{\"error\":1}".to_vec(), "no_records_there", "$.items[*]"),
+        ("CSV where JSON should be", "pages", b"id,city\n1,a\n".to_vec(), "not_json", "line 1, column 1"),
         ("gzip bytes", "sales", gzip.to_vec(), "not_text", "gzip"),
         ("only bad records", "sales", b"id,name\nx,a\ny,b\n".to_vec(), "", ""),
         ("good rows before a bad one", "strict", b"id\n1\n2\nx\n".to_vec(), "over_error_budget", "1 of 3"),
@@ -223,7 +254,7 @@ async fn a_file_that_cannot_be_read_fails_its_job_and_writes_nothing() {
     }
     let good = dev.ended("strict/uploads", "id\n7\n").await;
     assert_eq!(good["status"], "success");
-    assert_eq!((dev.rows("sales"), dev.rows("strict"), dev.jobs()), (0, 1, 9));
+    assert_eq!((dev.rows("sales"), dev.rows("strict"), dev.jobs()), (0, 1, 13));
     dev.stop();
 }
 

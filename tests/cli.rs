@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
+#[path = "cli/mock_api.rs"]
+mod mock_api;
 #[path = "cli/programs.rs"]
 mod programs;
 
@@ -55,6 +57,7 @@ fn the_help_teaches() {
         ("run.txt", vec!["run", "--help"]),
         ("test.txt", vec!["test", "--help"]),
         ("jobs.txt", vec!["jobs", "--help"]),
+        ("mock_api.txt", vec!["mock-api", "--help"]),
         ("user.txt", vec!["user", "add", "--help"]),
     ] {
         golden(name, &expect(0, folder.path(), &arguments).0);
@@ -70,6 +73,10 @@ fn wrong_usage_has_its_own_exit_status() {
         vec!["run"],
         vec!["jobs", "list", "--limit", "0"],
         vec!["check", "--set", "nothing"],
+        vec!["mock-api", "--fail", "5"],
+        vec!["mock-api", "--latency", "1"],
+        vec!["mock-api", "--limit-rate", "0/s"],
+        vec!["mock-api", "--basic", "a:b", "--bearer", "c"],
         vec!["query", "--csv", "--json", "SELECT 1"],
     ] {
         expect(2, folder.path(), &arguments);

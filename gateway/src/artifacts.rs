@@ -22,7 +22,7 @@ use crate::jobs::{has_ended, seen};
 use crate::problem::Problem;
 
 /// Header of the rejects, answered alone when nothing was refused.
-const REJECTS_HEADER: &str = "line,byte_start,byte_end,column,stage,code,message,problems,raw\n";
+const REJECTS_HEADER: &str = "line,byte_start,byte_end,column,stage,code,message,problems,raw";
 
 /// The refused records of a job, one line each, with the reason and the raw text.
 #[utoipa::path(get, path = "/v1/jobs/{id}/rejects", tag = "jobs", security(("bearer" = [])),
@@ -47,7 +47,12 @@ pub(crate) async fn rejects(
     match read(&shared, &job, "rejects.csv", &headers).await? {
         Some(response) => Ok(response),
         None if job.counts.records_rejected > 0 => Err(Problem::lost("rejects.csv", &id)),
-        None => Ok(([(CONTENT_TYPE, content_type("rejects.csv"))], REJECTS_HEADER).into_response()),
+        None => {
+            // Of several objects each reject names its own in one column more.
+            let files = if job.files_to_process.len() > 1 { ",file" } else { "" };
+            let header = format!("{REJECTS_HEADER}{files}\n");
+            Ok(([(CONTENT_TYPE, content_type("rejects.csv"))], header).into_response())
+        }
     }
 }
 
@@ -127,6 +132,7 @@ fn answer(object: GetResult, name: &str, is_part: bool) -> Response {
             headers.insert(name, value);
         }
     };
+    let name = name.trim_start_matches("files/");
     insert(CONTENT_DISPOSITION, format!("attachment; filename=\"{name}\""));
     if is_part {
         insert(CONTENT_RANGE, format!("bytes {}-{}/{size}", range.start, range.end - 1));

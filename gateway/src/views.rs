@@ -4,7 +4,8 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidemill_jobs::{Job, JobStatus};
 use tidemill_pipelines::{
-    Column, ColumnType, CsvFormat, Duplicates, Format, Header, Pipeline, SinkSpec, Source, TimeFormat,
+    Column, ColumnType, CsvFormat, Duplicates, FileName, Format, Header, Pipeline, Source, TableName,
+    TimeFormat,
 };
 use utoipa::ToSchema;
 
@@ -159,6 +160,8 @@ pub(crate) struct PipelineView {
     columns: Vec<ColumnView>,
     /// The tables that are written.
     tables: Vec<String>,
+    /// The files that each job makes, below `/v1/jobs/{id}/files/`.
+    files: Vec<String>,
 }
 
 /// How the file has to be written.
@@ -169,6 +172,19 @@ pub(crate) enum FormatView {
     Csv(CsvView),
     /// Any file that the programs of the pipeline take.
     File(FileView),
+    /// JSON documents.
+    Json(JsonView),
+    /// One JSON object a line.
+    #[serde(rename = "json_lines")]
+    JsonLines {},
+}
+
+/// Where the records stand in a JSON document.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct JsonView {
+    /// A path; without it, the elements of an array, or the one object that the document is.
+    #[schema(example = "$.items[*]")]
+    records: Option<String>,
 }
 
 /// Bytes as they are; it has no fields.
@@ -201,6 +217,9 @@ pub(crate) struct ColumnView {
     type_: &'static str,
     /// Whether a missing value is refused.
     required: bool,
+    /// Where the value stands in a JSON record; without it, the member of the column's name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path: Option<String>,
     /// The value must be found there, `table.column`.
     #[serde(skip_serializing_if = "Option::is_none")]
     references: Option<String>,
@@ -246,19 +265,22 @@ impl From<&Pipeline> for PipelineView {
             format: match &pipeline.format {
                 Format::Csv(csv) => FormatView::Csv(csv.into()),
                 Format::File => FormatView::File(FileView {}),
+                Format::Json(json) => {
+                    FormatView::Json(JsonView { records: json.records.as_ref().map(ToString::to_string) })
+                }
+                Format::JsonLines => FormatView::JsonLines {},
             },
             columns: pipeline.columns.iter().map(ColumnView::from).collect(),
-            tables: pipeline.sinks.iter().map(table_name).collect(),
+            tables: table_names(pipeline),
+            files: pipeline.files().map(FileName::to_string).collect(),
         }
     }
 }
 
-/// As it is named in SQL: tables of the lake lie in the schema `lake`.
-fn table_name(sink: &SinkSpec) -> String {
-    match sink {
-        SinkSpec::Table(table) => table.name.to_string(),
-        SinkSpec::Lake(lake) => format!("lake.{}", lake.name),
-    }
+/// As SQL names them: those of the lake stand in the schema `lake`.
+fn table_names(pipeline: &Pipeline) -> Vec<String> {
+    let lake = pipeline.lake_tables().map(|table| format!("lake.{table}"));
+    pipeline.tables().map(TableName::to_string).chain(lake).collect()
 }
 
 impl From<&CsvFormat> for CsvView {
@@ -278,6 +300,7 @@ impl From<&Column> for ColumnView {
         let base = Self {
             name: column.name.to_string(),
             required: column.required,
+            path: column.path.as_ref().map(ToString::to_string),
             references: column.references.as_ref().map(|to| format!("{}.{}", to.table, to.column)),
             ..Self::default()
         };

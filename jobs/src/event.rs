@@ -63,6 +63,9 @@ pub struct FinishedData {
 /// One reject in a message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RejectSample {
+    /// Key of the object it stands in, where a job has several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
     /// 1-based line of the file on which the record begins.
     pub line: u64,
     /// The column, when one is at fault.

@@ -1,12 +1,14 @@
 //! The columns of the records that come in: name, type, and what makes a field acceptable.
 
-use crate::{ColumnName, TableName};
+use crate::{ColumnName, JsonPath, TableName};
 
 /// One column of the input, in the order of the file (or found by its name in the header).
 #[derive(Debug, Clone, PartialEq)]
 pub struct Column {
-    /// Name in the table `input`; with a header, also the name looked for in it.
+    /// Name in the table `input`; also the name looked for in a header or in a JSON object.
     pub name: ColumnName,
+    /// Where the value stands in a JSON record; without it, the member of the column's name.
+    pub path: Option<JsonPath>,
     /// What a field must parse as.
     pub kind: ColumnType,
     /// A missing value (a null text) is a reject with code `required`. The default is true.

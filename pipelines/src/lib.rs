@@ -6,6 +6,7 @@
 mod columns;
 mod fault;
 mod http;
+mod json_path;
 mod locate;
 mod names;
 mod pipeline;
@@ -23,10 +24,12 @@ mod tree;
 pub use columns::{Column, ColumnType, Reference, TimeFormat};
 pub use fault::{Blame, Retry};
 pub use http::{Auth, HttpLimits, HttpSource, Pages};
-pub use names::{ColumnName, NameError, PipelineName, TableName};
+pub use json_path::{JsonPath, JsonPathError, PathStep};
+pub use names::{ColumnName, FileName, FileNameError, NameError, PipelineName, TableName};
 pub use pipeline::{
-    Check, CheckElse, CsvFormat, Duplicates, ErrorBudget, Format, Header, LakeSink, Mode, Notice, NoticeOn,
-    NoticeTarget, Pipeline, SinkSpec, Source, Step, TableSink, Then, Tolerance, UploadSource,
+    Check, CheckElse, CsvFormat, Duplicates, ErrorBudget, FileSink, Format, Header, JsonFormat, LakeSink,
+    Mode, Notice, NoticeOn, NoticeTarget, Pipeline, SinkSpec, Source, Step, TableSink, Then, Tolerance,
+    UploadSource,
 };
 pub use problem::{Problem, nearest};
 pub use program::{Argument, OutputName, Program, ProgramLimits, artifact_name_fits};

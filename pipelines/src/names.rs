@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::program::{OWN_NAMES, artifact_name_fits};
+
 /// Longest name in bytes; MySQL allows identifiers of 64 characters, and suffixes are added to some.
 pub const NAME_BYTES_MAX: usize = 63;
 
@@ -84,9 +86,72 @@ name!(
     ColumnName, "column", "a-z, A-Z, 0-9 and _", |b| b.is_ascii_alphanumeric() || b == b'_'
 );
 
+/// The name of a file that is made of a job: one part of an object key and of a URL, on every system a file name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct FileName(String);
+
+impl FileName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for FileName {
+    type Err = FileNameError;
+    fn from_str(text: &str) -> Result<Self, FileNameError> {
+        match artifact_name_fits(text) {
+            _ if OWN_NAMES.contains(&text) => Err(FileNameError::Taken(crate::problem::quoted(text))),
+            true => Ok(Self(text.to_owned())),
+            false => Err(FileNameError::Unsafe(crate::problem::quoted(text))),
+        }
+    }
+}
+
+impl TryFrom<String> for FileName {
+    type Error = FileNameError;
+    fn try_from(text: String) -> Result<Self, FileNameError> {
+        text.parse()
+    }
+}
+
+impl From<FileName> for String {
+    fn from(name: FileName) -> String {
+        name.0
+    }
+}
+
+impl fmt::Display for FileName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Why a text is not the name of a file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FileNameError {
+    /// It could leave its folder, or is no file name everywhere.
+    #[error(
+        "{0} is not a file name: use 1 to 200 of a-z, A-Z, 0-9, `.`, `-` and `_`, not starting with a dot"
+    )]
+    Unsafe(String),
+    /// Each job has a file of this name already.
+    #[error("the file name {0} is taken by Tidemill itself")]
+    Taken(String),
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_file_name_cannot_leave_its_folder() {
+        for bad in ["", ".", "..", ".hidden", "a/b", "a\\b", "a b", "é", "rejects.csv", &"x".repeat(201)] {
+            assert!(bad.parse::<FileName>().is_err(), "{bad}");
+        }
+        assert_eq!("report-1_2.csv".parse::<FileName>().unwrap().as_str(), "report-1_2.csv");
+    }
 
     #[test]
     fn a_name_is_refused_with_what_to_write() {

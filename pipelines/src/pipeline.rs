@@ -1,6 +1,6 @@
 //! The domain of a pipeline: what the rest of Tidemill works with. It cannot be wrong in shape.
 
-use crate::{Column, ColumnName, HttpSource, PipelineName, Program, TableName};
+use crate::{Column, ColumnName, FileName, HttpSource, JsonPath, PipelineName, Program, TableName};
 
 /// One pipeline file, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,8 +65,26 @@ pub enum Duplicates {
 pub enum Format {
     /// Delimited text.
     Csv(CsvFormat),
+    /// JSON documents.
+    Json(JsonFormat),
+    /// One JSON value a line.
+    JsonLines,
     /// Bytes as they are, for programs: no records.
     File,
+}
+
+impl Format {
+    /// Whether records are JSON, in which columns have paths.
+    pub fn is_json(&self) -> bool {
+        matches!(self, Format::Json(_) | Format::JsonLines)
+    }
+}
+
+/// Where records stand in a JSON document.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JsonFormat {
+    /// The path that finds the records; without it, the elements of an array or else the document itself.
+    pub records: Option<JsonPath>,
 }
 
 /// The dialect of a delimited text.
@@ -156,6 +174,8 @@ pub enum SinkSpec {
     Table(TableSink),
     /// A Delta table in the object store.
     Lake(LakeSink),
+    /// A CSV file among the job's artifacts.
+    File(FileSink),
 }
 
 /// A Delta table in the object store; rows are only ever added.
@@ -165,6 +185,13 @@ pub struct LakeSink {
     pub name: TableName,
     /// The date or timestamp column that gives a row's day; `None`: the day on which the file landed.
     pub day: Option<ColumnName>,
+}
+
+/// A file with the rows of a job, as CSV.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSink {
+    /// Its name below `/v1/jobs/{id}/files/`; it ends with `.csv`.
+    pub name: FileName,
 }
 
 /// A table and how rows go into it.

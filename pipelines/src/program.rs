@@ -8,7 +8,7 @@ const NAME_BYTES_MAX: usize = 200;
 /// Bytes of the sender's file name that go into the name of an output.
 const STEM_BYTES_MAX: usize = 120;
 /// Names of what every job leaves behind.
-const OWN_NAMES: [&str; 2] = ["report.json", "rejects.csv"];
+pub(crate) const OWN_NAMES: [&str; 2] = ["report.json", "rejects.csv"];
 
 /// One program, run without a shell.
 #[derive(Debug, Clone, PartialEq, Eq)]

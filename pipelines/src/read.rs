@@ -58,7 +58,7 @@ fn meaning(root: &Node, text: &str, problems: &mut Problems) -> Option<Pipeline>
     let rejects = rejects(root.field("rejects"), problems);
     let work = match &format {
         Some(Format::File) => files(root, problems),
-        _ => records(root, problems),
+        format => records(root, format.as_ref(), problems),
     };
     let notify = notify::read(root.field("notify"), problems);
     let description: Option<String> = root.field("description").and_then(text_of);
@@ -88,9 +88,9 @@ struct Work {
     sinks: Vec<SinkSpec>,
 }
 
-fn records(root: &Node, problems: &mut Problems) -> Option<Work> {
+fn records(root: &Node, format: Option<&Format>, problems: &mut Problems) -> Option<Work> {
     program::tell_misplaced(root, problems);
-    let columns = columns::read(root.field("columns"), problems);
+    let columns = columns::read(root.field("columns"), format, problems);
     let steps = steps::read(root.field("steps"), problems);
     let sinks = sinks::read(root.field("sinks"), columns.as_deref(), steps.as_deref(), problems);
     Some(Work { columns: columns?, steps: steps?, sinks: sinks?, ..Work::default() })
@@ -107,13 +107,13 @@ fn name(root: &Node, problems: &mut Problems) -> Option<PipelineName> {
     parsed(&text_of(node)?, node.place, problems)
 }
 
-/// A name, or the problem with it.
-fn parsed<T: std::str::FromStr<Err = crate::NameError>>(
+/// A name or a path, or the problem with it.
+fn parsed<T: std::str::FromStr<Err: std::fmt::Display>>(
     text: &str,
     place: Place,
     problems: &mut Problems,
 ) -> Option<T> {
-    text.parse().map_err(|error: crate::NameError| problems.add(place, error.to_string())).ok()
+    text.parse().map_err(|error: T::Err| problems.add(place, error.to_string())).ok()
 }
 
 fn text_of(node: &Node) -> Option<String> {

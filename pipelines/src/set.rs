@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use crate::problem::{Place, Problems, did_you_mean, nearest};
 use crate::read::read;
 use crate::tree::Node;
-use crate::{Column, ColumnType, Pipeline, PipelineName, Problem, Reference, SinkSpec, Step, TableName};
+use crate::{
+    Column, ColumnType, FileName, Pipeline, PipelineName, Problem, Reference, SinkSpec, Step, TableName,
+};
 
 /// The pipelines of an installation, by name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -84,15 +86,23 @@ impl Pipeline {
     pub fn tables(&self) -> impl Iterator<Item = &TableName> {
         self.sinks.iter().filter_map(|sink| match sink {
             SinkSpec::Table(table) => Some(&table.name),
-            SinkSpec::Lake(_) => None,
+            SinkSpec::Lake(_) | SinkSpec::File(_) => None,
         })
     }
 
     /// The tables of its sinks that lie in the lake.
     pub fn lake_tables(&self) -> impl Iterator<Item = &TableName> {
         self.sinks.iter().filter_map(|sink| match sink {
-            SinkSpec::Table(_) => None,
             SinkSpec::Lake(lake) => Some(&lake.name),
+            SinkSpec::Table(_) | SinkSpec::File(_) => None,
+        })
+    }
+
+    /// The files of its sinks.
+    pub fn files(&self) -> impl Iterator<Item = &FileName> {
+        self.sinks.iter().filter_map(|sink| match sink {
+            SinkSpec::File(file) => Some(&file.name),
+            SinkSpec::Table(_) | SinkSpec::Lake(_) => None,
         })
     }
 

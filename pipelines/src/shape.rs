@@ -247,7 +247,10 @@ impl Walk<'_> {
 
     fn not_a_map(&mut self, fields: &Map<String, Json>, node: &Node) -> Option<Json> {
         let known = field_names(fields);
-        let help = format!("its fields are {}", listed(&known).replace(" or ", " and "));
+        let help = match known.is_empty() {
+            true => "write `{}`: it has no fields".to_owned(),
+            false => format!("its fields are {}", listed(&known).replace(" or ", " and ")),
+        };
         self.problems.add_help(node.place, format!("expected a map, found {}", node.kind()), help);
         None
     }

@@ -83,9 +83,27 @@ pub enum DuplicatesSpec {
 pub enum FormatSpec {
     /// Delimited text.
     Csv(CsvSpec),
+    /// JSON documents.
+    Json(JsonSpec),
+    /// One JSON object a line.
+    JsonLines(JsonLinesSpec),
     /// Bytes as they are, such as a video, for steps that are programs.
     File(FileSpec),
 }
+
+/// JSON documents.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct JsonSpec {
+    /// Where the records stand, such as `$.items[*]`: names, indexes and `[*]`; without it, the elements of an array, or the one object that the document is.
+    pub records: Option<String>,
+}
+
+/// One JSON object a line.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(extend("properties" = {}))]
+pub struct JsonLinesSpec {}
 
 /// Bytes as they are; it has no fields.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
@@ -113,8 +131,10 @@ pub struct CsvSpec {
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ColumnSpec {
-    /// Name of the column: a-z, A-Z, 0-9 and _; with a header, also the name looked for in it.
+    /// Name of the column: a-z, A-Z, 0-9 and _; also the name looked for in a header or in a JSON object.
     pub name: String,
+    /// For JSON: where the value stands in a record, such as `$.user.name`; without it, the member of the column's name.
+    pub path: Option<String>,
     /// What a field must be.
     pub r#type: TypeSpec,
     /// Whether a missing value is refused; default true.
@@ -247,6 +267,8 @@ pub enum SinkSpec {
     Table(TableSpec),
     /// A Delta table in the object store, a folder for each day: for SQL beyond one machine.
     Lake(LakeSpec),
+    /// A CSV file of the rows, kept with the job.
+    File(FileSinkSpec),
 }
 
 /// A Delta table in the object store, a folder for each day.
@@ -259,6 +281,14 @@ pub struct LakeSpec {
     pub day: Option<String>,
     /// How rows go in: append, the default, is the only way.
     pub mode: Option<ModeSpec>,
+}
+
+/// A CSV file of the rows, kept with the job.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FileSinkSpec {
+    /// Name of the file, such as `report.csv`.
+    pub name: String,
 }
 
 /// A table of the database that the settings name.

@@ -90,6 +90,7 @@ fn the_shipped_pipelines_make_a_set() {
         "hired_employees",
         "jobs",
         "planes",
+        "sensor_readings",
         "video_to_mp3",
         "weather",
     ];
@@ -116,7 +117,7 @@ fn a_full_file_means_what_it_says() {
     assert_eq!(pipeline.text, text);
     let Source::Upload(upload) = &pipeline.source else { panic!("{:?}", pipeline.source) };
     assert_eq!((upload.max_size_bytes, upload.duplicates), (2 << 30, Duplicates::First));
-    let Format::Csv(csv) = &pipeline.format else { panic!() };
+    let Format::Csv(csv) = &pipeline.format else { panic!("{:?}", pipeline.format) };
     assert_eq!((csv.header, csv.delimiter, csv.quote, csv.trim), (Header::None, b',', Some(b'"'), false));
     assert_eq!(csv.null, ["", "NULL"]);
     assert_eq!(pipeline.columns.len(), 5);
@@ -148,7 +149,7 @@ fn what_is_left_out_has_the_documented_default() {
         (upload.max_size_bytes, upload.duplicates, upload.allow_empty),
         (1 << 30, Duplicates::First, false)
     );
-    let Format::Csv(csv) = &pipeline.format else { panic!() };
+    let Format::Csv(csv) = &pipeline.format else { panic!("{:?}", pipeline.format) };
     assert_eq!((csv.header, csv.delimiter, csv.quote), (Header::Names, b',', Some(b'"')));
     assert_eq!(csv.null, [""]);
     assert_eq!((pipeline.rejects.tolerate, pipeline.rejects.then), (Tolerance::Percent(10.0), Then::Abort));
@@ -158,11 +159,25 @@ fn what_is_left_out_has_the_documented_default() {
 }
 
 #[test]
+fn json_and_files_mean_what_they_say() {
+    let text = "pipeline: p\nformat: {json: {records: '$.items[*]'}}\ncolumns: [{name: a, type: text, path: '$.b.c'}]\n\
+                sinks: [{table: {name: t}}, {file: {name: report.csv}}]\n";
+    let pipeline = Pipeline::parse("p.yaml", text).unwrap();
+    let Format::Json(json) = &pipeline.format else { panic!("{:?}", pipeline.format) };
+    assert_eq!(json.records.as_ref().unwrap().as_str(), "$.items[*]");
+    assert_eq!(pipeline.columns[0].path.as_ref().unwrap().steps().len(), 2);
+    assert_eq!(pipeline.tables().count(), 1);
+    assert_eq!(pipeline.files().map(|file| file.as_str()).collect::<Vec<_>>(), ["report.csv"]);
+    let lines = text.replace("{json: {records: '$.items[*]'}}", "{json_lines: {}}");
+    assert_eq!(Pipeline::parse("p.yaml", &lines).unwrap().format, Format::JsonLines);
+}
+
+#[test]
 fn texts_of_the_data_stay_as_written_where_yaml_sees_something_else() {
     let text = "pipeline: p\nformat: {csv: {null: ['', NULL, ~, 0.0, yes], delimiter: tab, quote: none}}\n\
                 columns: [{name: a, type: bool, true: [1, on], false: [0, no]}]\nsinks: [{table: {name: t}}]\n";
     let pipeline = Pipeline::parse("p.yaml", text).unwrap();
-    let Format::Csv(csv) = &pipeline.format else { panic!() };
+    let Format::Csv(csv) = &pipeline.format else { panic!("{:?}", pipeline.format) };
     assert_eq!(csv.null, ["", "NULL", "~", "0.0", "yes"]);
     assert_eq!((csv.delimiter, csv.quote), (b'\t', None));
     let ColumnType::Bool { true_texts, false_texts } = &pipeline.columns[0].kind else { panic!() };

@@ -69,6 +69,11 @@ impl ArtifactWriter {
         let content_sha256 = hex::encode(self.hash.finalize());
         Ok(Artifact { name: self.name, size_bytes: self.size_bytes, content_sha256 })
     }
+
+    /// Gives it up; what stays of an upload in parts is for the store's own rule.
+    pub(crate) async fn abort(mut self) {
+        let _ = self.writer.abort().await;
+    }
 }
 
 fn failed(key: &str, error: std::io::Error) -> Error {

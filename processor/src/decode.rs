@@ -1,8 +1,10 @@
-//! Decode: bytes of a delimited text into Arrow batches of the declared types; what is wrong becomes a reject.
+//! Decode: bytes of a delimited text or of JSON into Arrow batches of the declared types; what is wrong becomes a reject.
 //!
 //! The caller feeds chunks as they come; each record ends up in exactly one place: in a batch or in a reject.
-//! The story is in `reading`; `scan` finds records and fields, `rows`, `column` and its parsers read the values,
+//! The story is in `reading`; `scan` finds records and fields, `json` values in JSON, `rows`, `column` and its parsers read the values,
 //! `header` and `sniff` refuse files that are something else, `rejects` writes the refused records as CSV.
+
+use std::sync::Arc;
 
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
@@ -12,6 +14,7 @@ mod column;
 mod decoder;
 mod error;
 mod header;
+mod json;
 mod numbers;
 mod reading;
 mod rejects;
@@ -58,7 +61,7 @@ pub struct RejectProblem {
     /// The column's name, when one is at fault.
     pub column: Option<String>,
     /// A stable word: `width`, `required`, `type`, `range`, `length`, `quote`, `encoding`, `nul`,
-    /// `record_too_long`, `reference`, or the name of a check.
+    /// `record_too_long`, `reference`, `json`, `duplicate`, or the name of a check.
     pub code: String,
     /// For people: what was found and what was expected.
     pub message: String,
@@ -69,6 +72,8 @@ pub struct RejectProblem {
 pub struct Reject {
     /// Where it stood.
     pub origin: Origin,
+    /// The object it stood in, where a job has several.
+    pub file: Option<Arc<str>>,
     /// `decode` or `check`.
     pub stage: &'static str,
     /// At least one; the first is the one told first.

@@ -16,11 +16,19 @@ pub enum Error {
     /// The file as a whole cannot be decoded.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// One of several objects as a whole cannot be decoded.
+    #[error("object `{object}` cannot be read")]
+    DecodeOf {
+        /// Its key.
+        object: String,
+        /// Why.
+        source: DecodeError,
+    },
     /// The file holds no record and the pipeline does not allow that.
-    #[error("the file holds no record{}", if *.empty { ": it is empty" } else { ", only a header" })]
+    #[error("the file holds no record{what_else}")]
     NoRecords {
-        /// No byte at all.
-        empty: bool,
+        /// What it holds instead, as the end of the sentence.
+        what_else: &'static str,
     },
     /// More records were refused than the pipeline bears.
     #[error(
@@ -100,7 +108,7 @@ impl Error {
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self {
-            Error::Decode(error) => error.blame(),
+            Error::Decode(error) | Error::DecodeOf { source: error, .. } => error.blame(),
             Error::Program(fault) => fault.blame(),
             Error::NoRecords { .. } | Error::OverErrorBudget { .. } | Error::CheckFailed { .. } => {
                 Blame::Sender
@@ -131,7 +139,7 @@ impl Error {
     /// A stable word for the job's error.
     pub fn code(&self) -> &'static str {
         match self {
-            Error::Decode(error) => error.code(),
+            Error::Decode(error) | Error::DecodeOf { source: error, .. } => error.code(),
             Error::Program(fault) => fault.code(),
             Error::NoRecords { .. } => "no_records",
             Error::OverErrorBudget { .. } => "over_error_budget",

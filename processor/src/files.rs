@@ -23,7 +23,7 @@ use tokio::io::AsyncReadExt;
 use crate::artifacts::{Artifact, ArtifactWriter, names};
 use crate::error::{Error, Result};
 use crate::limits::ProcessorLimits;
-use crate::read::read_objects;
+use crate::read::read_object;
 use crate::report::Report;
 use crate::run::{Ended, allows_empty};
 use crate::serve::Shared;
@@ -42,7 +42,8 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     if job.files_to_process.len() > 1 {
         return Err(ProgramFault::ManyFiles { files: job.files_to_process.len() }.into());
     }
-    let bytes = read_objects(Arc::clone(&parts.objects), job.files_to_process.clone());
+    let key = job.files_to_process.first().cloned().unwrap_or_default();
+    let bytes = read_object(Arc::clone(&parts.objects), key);
     let made = make(pipeline, &parts.limits, bytes, file_name(job)).await?;
     shared.stage(pipeline, "program", started);
 
@@ -90,7 +91,7 @@ async fn make(
     let workplace = Workplace::make(limits.spill_dir.as_deref())?;
     let mut path = workplace.fetch(input, file_name).await?;
     if !allows_empty(pipeline) && size(&path).await? == 0 {
-        return Err(Error::NoRecords { empty: true });
+        return Err(Error::NoRecords { what_else: ": it is empty" });
     }
     let mut name = String::new();
     for (index, (program, binary)) in pipeline.programs.iter().zip(paths).enumerate() {

@@ -11,24 +11,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use arrow::compute::filter_record_batch;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use bytes::Bytes;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::PhysicalExpr;
+use futures::StreamExt;
 use futures::stream::BoxStream;
-use futures::{Stream, StreamExt};
 use tidemill_jobs::{FinishedData, RejectSample};
-use tidemill_pipelines::{Check, CheckElse, ErrorBudget, Format, Pipeline, Then, Tolerance};
+use tidemill_pipelines::{Check, CheckElse, ErrorBudget, Format, Header, Pipeline, Then, Tolerance};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use crate::decode;
 use crate::decode::{
-    DecodeLimits, DecodeOutput, Decoded, Decoder, References, Reject, RejectProblem, Stopped,
+    DecodeError, DecodeLimits, DecodeOutput, Decoded, Decoder, References, Reject, RejectProblem, Stopped,
 };
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::limits::{BATCHES_BETWEEN_STAGES, CHUNKS_READ_AHEAD, ProcessorLimits};
 use crate::plan::Plan;
+use crate::read::Piece;
 use crate::steps::{stream_of, unmet};
 
 /// Takes rejects as they come, on the decoding thread.
@@ -43,7 +43,7 @@ pub(crate) struct Summary {
     pub rejected: u64,
     /// Bytes read.
     pub bytes: u64,
-    /// The input had no byte at all.
+    /// No object had a byte.
     pub empty: bool,
     /// Refused records by the code of their first problem.
     pub by_code: BTreeMap<String, u64>,
@@ -60,7 +60,7 @@ pub(crate) struct Intake {
 impl Intake {
     /// Starts reading; the rows come out of the stream.
     pub(crate) fn start(
-        bytes: BoxStream<'static, Result<Bytes>>,
+        pieces: BoxStream<'static, Result<Piece>>,
         pipeline: &Pipeline,
         plan: &Plan,
         engine: &Engine,
@@ -69,19 +69,14 @@ impl Intake {
         take_reject: TakeReject,
     ) -> Result<(Self, SendableRecordBatchStream)> {
         let schema = decode::schema(&pipeline.columns);
-        let Format::Csv(format) = &pipeline.format else {
-            return Err(Error::Broken("the choice of a decoder")); // files without records never come here
+        let decode_limits = DecodeLimits {
+            batch_rows: limits.batch_rows,
+            record_bytes_max: limits.record_bytes_max,
+            raw_bytes_max: limits.raw_bytes_max,
+            document_bytes_max: limits.document_bytes_max,
         };
-        let decoder = Decoder::new(
-            format,
-            &pipeline.columns,
-            references,
-            DecodeLimits {
-                batch_rows: limits.batch_rows,
-                record_bytes_max: limits.record_bytes_max,
-                raw_bytes_max: limits.raw_bytes_max,
-            },
-        );
+        let (format, columns) = (pipeline.format.clone(), pipeline.columns.clone());
+        let decoder = move || Decoder::new(&format, &columns, references.clone(), decode_limits);
         let abandoned = Arc::new(AtomicBool::new(false));
         let (send_rows, receive_rows) = mpsc::channel(BATCHES_BETWEEN_STAGES);
         let sorting = Sorting {
@@ -90,12 +85,13 @@ impl Intake {
             rows_wanted: true,
             take_reject,
             raw_bytes_max: limits.raw_bytes_max,
-            summary: Summary::default(),
+            summary: Summary { empty: true, ..Summary::default() },
+            object: None,
             failure: None,
             abandoned: Arc::clone(&abandoned),
         };
-        let chunks = read_ahead(bytes);
-        let task = tokio::task::spawn_blocking(move || sort(chunks, decoder, sorting));
+        let pieces = read_ahead(pieces);
+        let task = tokio::task::spawn_blocking(move || sort(pieces, &decoder, sorting));
         Ok((Self { task, abandoned }, stream_of(schema, receive_rows)))
     }
 
@@ -111,15 +107,13 @@ impl Drop for Intake {
     }
 }
 
-/// Pumps chunks into a bounded channel; ends with the input, its first error, or its reader.
-fn read_ahead(
-    mut bytes: impl Stream<Item = Result<Bytes>> + Send + Unpin + 'static,
-) -> mpsc::Receiver<Result<Bytes>> {
+/// Pumps pieces into a bounded channel; ends with the input, its first error, or its reader.
+fn read_ahead(mut pieces: BoxStream<'static, Result<Piece>>) -> mpsc::Receiver<Result<Piece>> {
     let (send, receive) = mpsc::channel(CHUNKS_READ_AHEAD);
     tokio::spawn(async move {
-        while let Some(chunk) = bytes.next().await {
-            let failed = chunk.is_err();
-            if send.send(chunk).await.is_err() || failed {
+        while let Some(piece) = pieces.next().await {
+            let failed = piece.is_err();
+            if send.send(piece).await.is_err() || failed {
                 break;
             }
         }
@@ -128,11 +122,11 @@ fn read_ahead(
 }
 
 fn sort(
-    mut chunks: mpsc::Receiver<Result<Bytes>>,
-    mut decoder: Decoder,
+    pieces: mpsc::Receiver<Result<Piece>>,
+    decoder: &dyn Fn() -> Decoder,
     mut sorting: Sorting,
 ) -> Result<Summary> {
-    let result = decode_all(&mut chunks, &mut decoder, &mut sorting);
+    let result = decode_all(pieces, decoder, &mut sorting);
     if result.is_err() && sorting.rows_wanted {
         // Ends the stream with an error: half of a file must never look like a whole one.
         let _ = sorting.rows.blocking_send(Err(Error::Broken("the intake")));
@@ -140,25 +134,27 @@ fn sort(
     result.map(|()| sorting.summary)
 }
 
+/// Decodes each object as a file of its own, with a decoder of its own.
 fn decode_all(
-    chunks: &mut mpsc::Receiver<Result<Bytes>>,
-    decoder: &mut Decoder,
+    mut pieces: mpsc::Receiver<Result<Piece>>,
+    new_decoder: &dyn Fn() -> Decoder,
     sorting: &mut Sorting,
 ) -> Result<()> {
-    while let Some(chunk) = chunks.blocking_recv() {
-        if let Err(error) = decoder.feed(chunk?, sorting) {
-            return Err(sorting.failure.take().unwrap_or(error.into()));
+    let mut decoder: Option<Decoder> = None;
+    while let Some(piece) = pieces.blocking_recv() {
+        match piece? {
+            Piece::Object(name) => {
+                sorting.end_object(decoder.replace(new_decoder()))?;
+                sorting.object = name;
+            }
+            Piece::Bytes(bytes) => {
+                if let Some(Err(error)) = decoder.as_mut().map(|decoder| decoder.feed(bytes, sorting)) {
+                    return Err(sorting.cause(error));
+                }
+            }
         }
     }
-    match decoder.finish(sorting) {
-        Ok(summary) => {
-            sorting.summary.records = summary.records_in;
-            sorting.summary.bytes = summary.bytes;
-            sorting.summary.empty = summary.empty;
-            Ok(())
-        }
-        Err(error) => Err(sorting.failure.take().unwrap_or(error.into())),
-    }
+    sorting.end_object(decoder)
 }
 
 type CompiledCheck = (Check, Arc<dyn PhysicalExpr>);
@@ -175,6 +171,8 @@ struct Sorting {
     take_reject: TakeReject,
     raw_bytes_max: usize,
     summary: Summary,
+    /// The object at hand, where there are several.
+    object: Option<Arc<str>>,
     failure: Option<Error>,
     abandoned: Arc<AtomicBool>,
 }
@@ -194,12 +192,31 @@ impl DecodeOutput for Sorting {
         Ok(())
     }
 
-    fn reject(&mut self, reject: Reject) -> Result<(), Stopped> {
+    fn reject(&mut self, mut reject: Reject) -> Result<(), Stopped> {
+        reject.file = self.object.clone();
         self.refuse(&reject).or_else(|error| self.stop(error))
     }
 }
 
 impl Sorting {
+    fn end_object(&mut self, decoder: Option<Decoder>) -> Result<()> {
+        let Some(mut decoder) = decoder else { return Ok(()) };
+        let ended = decoder.finish(self).map_err(|error| self.cause(error))?;
+        self.summary.records += ended.records_in;
+        self.summary.bytes += ended.bytes;
+        self.summary.empty &= ended.empty;
+        Ok(())
+    }
+
+    /// Why decoding ended: what this stopped it for, or what is wrong with the object.
+    fn cause(&mut self, error: DecodeError) -> Error {
+        match (self.failure.take(), &self.object) {
+            (Some(failure), _) => failure,
+            (None, Some(object)) => Error::DecodeOf { object: object.to_string(), source: error },
+            (None, None) => error.into(),
+        }
+    }
+
     fn stop(&mut self, error: Error) -> Result<(), Stopped> {
         self.failure = Some(error);
         Err(Stopped)
@@ -218,6 +235,7 @@ impl Sorting {
         }
         if self.summary.samples.len() < FinishedData::REJECTS_MAX {
             self.summary.samples.push(RejectSample {
+                file: reject.file.as_deref().map(str::to_owned),
                 line: reject.origin.line,
                 column: first.column.clone(),
                 code: first.code.clone(),
@@ -259,7 +277,8 @@ impl Sorting {
             let start = (origin.byte_start - decoded.raw_start) as usize;
             let end = ((origin.byte_end - decoded.raw_start) as usize).min(start + self.raw_bytes_max);
             let raw = decoded.raw.slice(start..end);
-            self.refuse(&Reject { origin, stage: "check", problems, raw })?;
+            let file = self.object.clone();
+            self.refuse(&Reject { origin, file, stage: "check", problems, raw })?;
         }
         filter_record_batch(&decoded.batch, &kept).map_err(|error| Error::Sql(error.to_string()))
     }
@@ -276,7 +295,12 @@ pub(crate) fn within_budget(budget: &ErrorBudget, summary: &Summary) -> bool {
 /// What the pipeline makes of the rejects of a whole file: an error when it is over budget and aborts.
 pub(crate) fn judge(pipeline: &Pipeline, allow_empty: bool, summary: &Summary) -> Result<()> {
     if summary.records == 0 && !allow_empty {
-        return Err(Error::NoRecords { empty: summary.empty });
+        let what_else = match &pipeline.format {
+            _ if summary.empty => ": it is empty",
+            Format::Csv(format) if format.header == Header::Names => ", only a header",
+            _ => "",
+        };
+        return Err(Error::NoRecords { what_else });
     }
     if pipeline.rejects.then == Then::Abort && !within_budget(&pipeline.rejects, summary) {
         let tolerated = match pipeline.rejects.tolerate {

@@ -6,6 +6,7 @@
 mod artifacts;
 mod attempt;
 pub mod confine;
+mod csv_file;
 pub mod decode;
 mod deliver;
 mod engine;

@@ -20,6 +20,8 @@ pub struct ProcessorLimits {
     pub batch_rows: usize,
     /// Longest record in bytes; a longer one becomes a reject and is never held in memory.
     pub record_bytes_max: usize,
+    /// Largest JSON document, which is held whole to find its records; each running job may hold one.
+    pub document_bytes_max: usize,
     /// Bytes of a reject's raw text that are kept.
     pub raw_bytes_max: usize,
     /// Most rows of a table that a reference or an SQL step looks into; they are held in memory.
@@ -38,6 +40,7 @@ impl Default for ProcessorLimits {
             drain_grace: Duration::from_secs(25),
             batch_rows: 8_192,
             record_bytes_max: 1 << 20,
+            document_bytes_max: 64 << 20,
             raw_bytes_max: 64 << 10,
             lookup_rows_max: 2_000_000,
             launcher: std::env::current_exe().unwrap_or_else(|_| "tidemill".into()),

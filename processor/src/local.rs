@@ -13,6 +13,7 @@ use crate::intake::{Intake, TakeReject, judge};
 use crate::limits::ProcessorLimits;
 use crate::lookups::Lookups;
 use crate::plan::plan;
+use crate::read::{Piece, one};
 use crate::run::count;
 use crate::steps;
 
@@ -36,11 +37,24 @@ pub async fn run_local(
     rows: &mut (dyn FnMut(RecordBatch) -> Result<()> + Send),
     rejects: TakeReject,
 ) -> Result<LocalRun> {
+    let pieces = one(None, input.map_err(Error::from).boxed());
+    run_pieces(pipeline, set, lookups, limits, pieces, rows, rejects).await
+}
+
+/// The same for the objects of a job.
+pub(crate) async fn run_pieces(
+    pipeline: &Pipeline,
+    set: &PipelineSet,
+    lookups: &Lookups,
+    limits: &ProcessorLimits,
+    pieces: BoxStream<'static, Result<Piece>>,
+    rows: &mut (dyn FnMut(RecordBatch) -> Result<()> + Send),
+    rejects: TakeReject,
+) -> Result<LocalRun> {
     let engine = Engine::new(limits)?;
     let plan = plan(&engine, pipeline, set, Some(lookups)).await?;
     let references = lookups.references(pipeline, limits.lookup_rows_max).await?;
-    let bytes = input.map_err(Error::from).boxed();
-    let (intake, decoded) = Intake::start(bytes, pipeline, &plan, &engine, references, limits, rejects)?;
+    let (intake, decoded) = Intake::start(pieces, pipeline, &plan, &engine, references, limits, rejects)?;
     let delivered = async {
         let mut out = steps::run(&engine, &plan, lookups, limits, decoded).await?;
         let mut written = 0;

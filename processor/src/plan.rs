@@ -12,8 +12,8 @@ use datafusion::error::DataFusionError;
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::prelude::SessionContext;
 use tidemill_pipelines::{
-    Check, ColumnName, ColumnType, LakeSink, Mode, Pipeline, PipelineSet, Problem, SinkSpec, Step, TableName,
-    TableSink,
+    Check, ColumnName, ColumnType, FileName, LakeSink, Mode, Pipeline, PipelineSet, Problem, SinkSpec, Step,
+    TableName, TableSink,
 };
 use tidemill_sinks::{Place, TableColumn, TablePlan, made_day_column};
 
@@ -36,6 +36,8 @@ pub struct Plan {
     pub output: SchemaRef,
     /// The tables that are written, in the order of the sinks.
     pub tables: Vec<TablePlan>,
+    /// The files that are written.
+    pub files: Vec<FileName>,
 }
 
 /// One step after the record checks, with the columns of its result.
@@ -124,18 +126,16 @@ impl Planner<'_> {
         let Some(output) = self.output(&schema) else {
             return Ok(None);
         };
-        let tables = self
-            .pipeline
-            .sinks
-            .iter()
-            .enumerate()
-            .filter_map(|(index, sink)| match sink {
-                SinkSpec::Table(sink) => self.table(index, sink, &output, &lengths),
-                SinkSpec::Lake(sink) => self.lake(index, sink, &output, &lengths),
-            })
-            .collect();
+        let (mut tables, mut files) = (Vec::new(), Vec::new());
+        for (index, sink) in self.pipeline.sinks.iter().enumerate() {
+            match sink {
+                SinkSpec::Table(sink) => tables.extend(self.table(index, sink, &output, &lengths)),
+                SinkSpec::Lake(sink) => tables.extend(self.lake(index, sink, &output, &lengths)),
+                SinkSpec::File(sink) => files.push(sink.name.clone()),
+            }
+        }
         let output = self.non_null_keys(output);
-        Ok(Some(Plan { record_checks, stages, output, tables }))
+        Ok(Some(Plan { record_checks, stages, output, tables, files }))
     }
 
     /// The outer error is of the lookups' database, the inner one of the SQL.
@@ -264,7 +264,7 @@ impl Planner<'_> {
         let is_key = |name: &str| {
             self.pipeline.sinks.iter().any(|sink| match sink {
                 SinkSpec::Table(sink) => sink.key.iter().any(|key| key.as_str() == name),
-                SinkSpec::Lake(_) => false,
+                SinkSpec::Lake(_) | SinkSpec::File(_) => false,
             })
         };
         let fields: Vec<_> = output

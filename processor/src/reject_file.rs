@@ -27,12 +27,13 @@ pub(crate) struct RejectFile {
 }
 
 impl RejectFile {
-    /// Starts the upload; rejects go into the closure, which ends the file when it is dropped.
-    pub(crate) fn start(objects: Arc<dyn ObjectStore>, key: String) -> (Self, TakeReject) {
+    /// Starts the upload, of rejects of one object or of many; rejects go into the closure, which ends the file when it is dropped.
+    pub(crate) fn start(objects: Arc<dyn ObjectStore>, key: String, many: bool) -> (Self, TakeReject) {
         let (send, receive) = mpsc::channel(CHUNKS_MAX);
         let (complete, completed) = oneshot::channel();
         let upload = AbortOnDropHandle::new(tokio::spawn(upload(objects, key, receive, completed)));
-        let mut buffer = Buffer { writer: RejectWriter::new(), send };
+        let writer = if many { RejectWriter::of_files() } else { RejectWriter::new() };
+        let mut buffer = Buffer { writer, send };
         let take = Box::new(move |reject: &Reject| {
             buffer.writer.write(reject)?;
             match buffer.writer.take_chunk() {

@@ -51,15 +51,17 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     if let Some(earlier) = deliveries.committed_by() {
         return recover(shared, job, earlier).await;
     }
+    deliveries.open_files(&parts.objects, &plan, job.job_id, attempt).await?;
     let references = lookups.references(pipeline, parts.limits.lookup_rows_max).await?;
     shared.stage(pipeline, "open", started);
 
     let streaming = Instant::now();
-    let bytes = read_objects(Arc::clone(&parts.objects), job.files_to_process.clone());
+    let pieces = read_objects(Arc::clone(&parts.objects), job.files_to_process.clone());
+    let many = job.files_to_process.len() > 1;
     let (reject_file, take_reject) =
-        RejectFile::start(Arc::clone(&parts.objects), rejects_key(job.job_id, attempt));
+        RejectFile::start(Arc::clone(&parts.objects), rejects_key(job.job_id, attempt), many);
     let (intake, rows) =
-        Intake::start(bytes, pipeline, &plan, &shared.engine, references, &parts.limits, take_reject)?;
+        Intake::start(pieces, pipeline, &plan, &shared.engine, references, &parts.limits, take_reject)?;
     let delivered = stream(shared, &plan, &lookups, rows, &mut deliveries).await;
     let (rows, summary) = both(delivered, intake).await?;
     let has_rejects = reject_file.finish().await?;
@@ -70,12 +72,15 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     report.started_at = Utc::now() - started.elapsed();
     report.rejects_file_path = has_rejects.then(|| rejects_key(job.job_id, attempt));
     let error = judge(pipeline, allows_empty(pipeline), &summary).err();
+    if error.is_none() {
+        report.artifacts = deliveries.finish_files().await?;
+    }
     if let Some(error) = &error {
         report.counts.records_written = 0;
         report.tables.clear();
         report.error = Some(error.to_job_error());
     }
-    let key = report.write(&parts.objects).await?;
+    let (key, artifacts) = (report.write(&parts.objects).await?, names(&report.artifacts));
     if !parts.jobs.heartbeat(claim).await? {
         return Err(Error::Overtaken); // put back or cancelled meanwhile: nothing may be written for it
     }
@@ -84,7 +89,7 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
         Some(_) => deliveries.rollback().await?,
     }
     shared.stage(pipeline, "commit", committing);
-    Ok(Ended { counts: report.counts, report: key, artifacts: Vec::new(), rejects: summary.samples, error })
+    Ok(Ended { counts: report.counts, report: key, artifacts, rejects: summary.samples, error })
 }
 
 /// An earlier attempt committed and then died: its report, written before its commit, says the rest.

@@ -13,9 +13,9 @@ use tidemill_sinks::Sink;
 use crate::artifacts::{Artifact, artifact_key, names};
 use crate::error::{Error, Result};
 use crate::limits::ProcessorLimits;
-use crate::local::run_local;
+use crate::local::run_pieces;
 use crate::lookups::Lookups;
-use crate::read::read_objects;
+use crate::read::{read_object, read_objects};
 use crate::report::Report;
 
 /// What was found.
@@ -73,7 +73,9 @@ pub async fn verify(
     }
     match job.status {
         JobStatus::Success | JobStatus::Downloaded => {
-            let attempt = ledger.iter().map(|row| row.key.attempt).max();
+            let committed = ledger.iter().map(|row| row.key.attempt).max();
+            let has_table = pipeline.tables().chain(pipeline.lake_tables()).next().is_some();
+            let attempt = if has_table { committed } else { reported_attempt(job) };
             let Some(attempt) = attempt else {
                 found.differences.push("the ledger has no commit of this job".to_owned());
                 return Ok(found);
@@ -85,6 +87,7 @@ pub async fn verify(
             };
             found.records_in_object = count_records(job, pipeline, set, objects, limits).await?;
             compare(&mut found, &report);
+            verify_artifacts(&mut found, job, objects).await?;
         }
         _ if !ledger.is_empty() => {
             found.differences.push("the job did not succeed, yet the ledger has a commit of it".to_owned());
@@ -126,7 +129,7 @@ async fn read_again(
     attempt: u32,
     name: &str,
 ) -> Result<Option<Artifact>> {
-    let mut stream = read_objects(Arc::clone(objects), vec![artifact_key(job, attempt, name)]);
+    let mut stream = read_object(Arc::clone(objects), artifact_key(job, attempt, name));
     let (mut hash, mut size_bytes) = (Sha256::new(), 0);
     loop {
         match stream.try_next().await {
@@ -140,6 +143,11 @@ async fn read_again(
         }
     }
     Ok(Some(Artifact { name: name.to_owned(), size_bytes, content_sha256: hex::encode(hash.finalize()) }))
+}
+
+/// The attempt that the job table says ended the job: where no table is written, no ledger tells it.
+fn reported_attempt(job: &Job) -> Option<u32> {
+    job.report_file_path.as_deref()?.rsplit('/').nth(1)?.parse().ok()
 }
 
 fn compare(found: &mut Verification, report: &Report) {
@@ -189,16 +197,14 @@ async fn count_records(
     bare.sinks.clear();
     bare.columns.iter_mut().for_each(|column| column.references = None);
     let input = read_objects(Arc::clone(objects), job.files_to_process.clone());
-    let input = input.map_err(std::io::Error::other);
     let lookups = Lookups::Memory(Default::default());
-    let ran = run_local(&bare, set, &lookups, limits, Box::pin(input), &mut |_| Ok(()), Box::new(|_| Ok(())))
-        .await?;
+    let ran = run_pieces(&bare, set, &lookups, limits, input, &mut |_| Ok(()), Box::new(|_| Ok(()))).await?;
     Ok(ran.counts.records_in)
 }
 
 /// Records of a CSV object, without its header.
 async fn count_lines(objects: &Arc<dyn ObjectStore>, key: &str) -> Result<u64> {
-    let mut stream = read_objects(Arc::clone(objects), vec![key.to_owned()]);
+    let mut stream = read_object(Arc::clone(objects), key.to_owned());
     let mut parser = csv_core::ReaderBuilder::new().build();
     let (mut output, mut ends) = (vec![0; 64 << 10], [0; 256]);
     let mut records = 0_u64;

@@ -1,4 +1,4 @@
-//! The decoder on files: each `decode/<case>.csv` with the pipeline's format and columns in `<case>.yaml` must give
+//! The decoder on files: each `decode/<case>.csv` (`.json`, `.jsonl`) with the pipeline's format and columns in `<case>.yaml` must give
 //! `<case>.expected`. A new case needs no Rust: write the first two files, run the tests with
 //! `UPDATE_EXPECTED=1`, and read what they wrote.
 
@@ -13,14 +13,15 @@ use arrow::array::{Array, AsArray};
 use arrow::datatypes::{DataType, TimestampMicrosecondType};
 use arrow::util::display::array_value_to_string;
 use bytes::Bytes;
-use tidemill_pipelines::{Format, Pipeline};
+use tidemill_pipelines::Pipeline;
 use tidemill_processor::decode::{
     DecodeError, DecodeLimits, DecodeOutput, DecodeSummary, Decoded, Decoder, KnownKeys, References, Reject,
     RejectWriter, Stopped, schema,
 };
 
 /// Small, so that small files meet them.
-const LIMITS: DecodeLimits = DecodeLimits { record_bytes_max: 200, raw_bytes_max: 60, batch_rows: 3 };
+const LIMITS: DecodeLimits =
+    DecodeLimits { record_bytes_max: 200, raw_bytes_max: 60, document_bytes_max: 1000, batch_rows: 3 };
 
 #[derive(Default)]
 struct Collected {
@@ -57,8 +58,7 @@ fn decode(
     limits: DecodeLimits,
     bytes: Vec<u8>,
 ) -> Result<(Collected, DecodeSummary), DecodeError> {
-    let Format::Csv(format) = &pipeline.format else { panic!() };
-    let mut decoder = Decoder::new(format, &pipeline.columns, references, limits);
+    let mut decoder = Decoder::new(&pipeline.format, &pipeline.columns, references, limits);
     let mut out = Collected::default();
     decoder.feed(Bytes::from(bytes), &mut out)?;
     let summary = decoder.finish(&mut out)?;
@@ -111,11 +111,26 @@ fn told(result: Result<(Collected, DecodeSummary), DecodeError>) -> String {
     text
 }
 
+/// How a file is cut into chunks changes nothing.
+#[test]
+fn each_case_gives_the_same_in_small_chunks() {
+    for case in cases() {
+        let pipeline = pipeline(&case.with_extension("yaml"));
+        let mut decoder = Decoder::new(&pipeline.format, &pipeline.columns, references(&pipeline), LIMITS);
+        let (mut out, bytes) = (Collected::default(), std::fs::read(&case).unwrap());
+        let mut chunks = bytes.chunks(7).map(Bytes::copy_from_slice);
+        let fed = chunks.try_for_each(|chunk| decoder.feed(chunk, &mut out));
+        let result = fed.and_then(|()| decoder.finish(&mut out)).map(|summary| (out, summary));
+        let expected = std::fs::read_to_string(case.with_extension("expected")).unwrap();
+        assert_eq!(told(result), expected, "{}", case.display());
+    }
+}
+
 fn cases() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/decode");
     let files = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let mut cases: Vec<PathBuf> =
-        files.filter(|file| file.extension().is_some_and(|end| end == "csv")).collect();
+        files.filter(|file| file.extension().is_some_and(|end| end != "yaml" && end != "expected")).collect();
     cases.sort();
     cases
 }

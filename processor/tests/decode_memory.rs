@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use tidemill_pipelines::{Column, ColumnType, CsvFormat, Header};
+use tidemill_pipelines::{Column, ColumnType, CsvFormat, Format, Header};
 use tidemill_processor::decode::{DecodeLimits, DecodeOutput, Decoded, Decoder, Reject, Stopped};
 
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -39,24 +39,24 @@ fn peak_bytes() -> u64 {
 }
 
 /// Decodes a good line, `begin`, a hundred megabytes of `byte`, and another good line.
-fn decode(begin: &'static str, byte: u8) -> Counted {
+fn decode(format: &Format, good: &'static str, begin: &'static str, byte: u8) -> Counted {
     let text = |name: &str| Column {
         name: name.parse().unwrap(),
+        path: None,
         kind: ColumnType::Text { max_length: None },
         required: false,
         references: None,
     };
-    let format =
-        CsvFormat { header: Header::None, delimiter: b',', quote: Some(b'"'), null: vec![], trim: false };
-    let mut decoder = Decoder::new(&format, &[text("a"), text("b")], HashMap::new(), DecodeLimits::default());
+    let mut decoder = Decoder::new(format, &[text("a"), text("b")], HashMap::new(), DecodeLimits::default());
     let mut out = Counted::default();
-    decoder.feed(Bytes::from("good,1\n"), &mut out).unwrap();
+    decoder.feed(Bytes::from(good), &mut out).unwrap();
     decoder.feed(Bytes::from(begin), &mut out).unwrap();
     let chunk = Bytes::from(vec![byte; CHUNK_BYTES]);
     for _ in 0..CHUNKS {
         decoder.feed(chunk.clone(), &mut out).unwrap();
     }
-    decoder.feed(Bytes::from("\ngood,2\n"), &mut out).unwrap();
+    decoder.feed(Bytes::from("\n"), &mut out).unwrap();
+    decoder.feed(Bytes::from(good), &mut out).unwrap();
     let summary = decoder.finish(&mut out).unwrap();
     assert_eq!(summary.records_in, summary.good + summary.rejected);
     out
@@ -65,8 +65,19 @@ fn decode(begin: &'static str, byte: u8) -> Counted {
 #[test]
 fn a_line_of_a_hundred_megabytes_is_refused_in_bounded_memory() {
     let before = peak_bytes();
-    for (begin, byte) in [("x", b'x'), ("\"", b'x'), ("", b','), ("a,\"", b'"')] {
-        let out = decode(begin, byte);
+    let csv =
+        CsvFormat { header: Header::None, delimiter: b',', quote: Some(b'"'), null: vec![], trim: false };
+    let csv = (Format::Csv(csv), "good,1\n");
+    let lines = (Format::JsonLines, "{\"a\": \"good\", \"b\": \"1\"}\n");
+    for ((format, good), begin, byte) in [
+        (&csv, "x", b'x'),
+        (&csv, "\"", b'x'),
+        (&csv, "", b','),
+        (&csv, "a,\"", b'"'),
+        (&lines, "{\"a\": \"", b'x'),
+        (&lines, "", b'['),
+    ] {
+        let out = decode(format, good, begin, byte);
         assert_eq!(out.rows, 2, "{begin:?}");
         assert_eq!(out.rejects, [("record_too_long".to_owned(), 64 * 1024)], "{begin:?}");
     }

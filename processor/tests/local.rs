@@ -1,6 +1,9 @@
 //! What steps, checks, look-ups and the error budget make of a file, without servers.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+#[path = "local/objects.rs"]
+mod objects;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -28,7 +28,7 @@ use datafusion::execution::session_state::SessionState;
 use datafusion::prelude::{SessionConfig, SessionContext};
 use object_store::ObjectStore;
 use serde::{Deserialize, Serialize};
-use tidemill_pipelines::{PipelineName, PipelineSet, SinkSpec, TableName};
+use tidemill_pipelines::{PipelineName, PipelineSet, TableName};
 use tidemill_sinks::{Lake, Sink, SinkLimits};
 use tokio::sync::OnceCell;
 
@@ -70,12 +70,11 @@ impl Visible {
     pub fn of(set: &PipelineSet, may_read: impl Fn(&PipelineName) -> bool) -> Self {
         let (mut tables, mut lake) = (BTreeMap::new(), BTreeMap::new());
         for pipeline in set.iter() {
-            for sink in &pipeline.sinks {
-                let seen = match sink {
-                    SinkSpec::Table(table) => tables.entry(table.name.clone()).or_insert(true),
-                    SinkSpec::Lake(table) => lake.entry(table.name.clone()).or_insert(true),
-                };
-                *seen &= may_read(&pipeline.name);
+            for table in pipeline.tables() {
+                *tables.entry(table.clone()).or_insert(true) &= may_read(&pipeline.name);
+            }
+            for table in pipeline.lake_tables() {
+                *lake.entry(table.clone()).or_insert(true) &= may_read(&pipeline.name);
             }
         }
         let seen = |tables: BTreeMap<TableName, bool>| {

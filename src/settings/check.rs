@@ -133,6 +133,7 @@ impl Checker {
         for (path, size, least, most) in [
             ("processor.memory", processor.memory, 16 << 20, 1 << 40),
             ("processor.record_max", processor.record_max, 1 << 10, 64 << 20),
+            ("processor.document_max", processor.document_max, 1 << 10, 1 << 30),
             ("processor.raw_max", processor.raw_max, 16, 16 << 20),
             ("query.memory", s.query.memory, 64 << 20, 1 << 40),
         ] {

@@ -84,7 +84,8 @@ impl Span {
         self.0
     }
 
-    fn parse(text: &str) -> Option<Self> {
+    /// Reads `1h30m`, `500ms`.
+    pub fn parse(text: &str) -> Option<Self> {
         let mut rest = text.trim();
         let mut total: u64 = 0;
         if rest.is_empty() {

@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::{Result, ensure};
 use bytes::Bytes;
 use tidemill_benches::file::{FLIGHTS, FLIGHTS_ROWS, split_header, unzip};
-use tidemill_pipelines::{Column, ColumnName, ColumnType, CsvFormat, Header};
+use tidemill_pipelines::{Column, ColumnName, ColumnType, CsvFormat, Format, Header};
 use tidemill_processor::decode::{DecodeLimits, DecodeOutput, Decoded, Decoder, Reject, Stopped};
 
 const TIMES_OVER: usize = 8;
@@ -89,7 +89,7 @@ fn decode(file: &Bytes, columns: &[Column], chunk_bytes: usize) -> Result<Counte
         null: vec!["NA".to_owned()],
         trim: false,
     };
-    let mut decoder = Decoder::new(&format, columns, HashMap::new(), DecodeLimits::default());
+    let mut decoder = Decoder::new(&Format::Csv(format), columns, HashMap::new(), DecodeLimits::default());
     let mut counted = Counted::default();
     let mut rest = file.clone();
     while !rest.is_empty() {
@@ -127,7 +127,7 @@ fn columns(header: &str) -> Result<Vec<Column>> {
             text if TEXTS.contains(&text) => ColumnType::Text { max_length: None },
             _ => ColumnType::Int64,
         };
-        Ok(Column { name, kind, required: false, references: None })
+        Ok(Column { name, path: None, kind, required: false, references: None })
     };
     header.trim().split(',').map(column).collect()
 }

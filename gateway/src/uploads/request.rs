@@ -13,13 +13,17 @@ const KEY_BYTES_MAX: usize = 190;
 const FILE_NAME_CHARS_MAX: usize = 255;
 
 /// Content types of raw bodies. Programs label CSV in many ways; Windows calls it `application/vnd.ms-excel`.
-const RAW_TYPES: [&str; 7] = [
+const RAW_TYPES: [&str; 11] = [
     "text/csv",
     "text/plain",
     "text/tab-separated-values",
     "application/csv",
     "text/x-csv",
     "application/vnd.ms-excel",
+    "application/json",
+    "application/jsonl",
+    "application/x-ndjson",
+    "application/x-jsonlines",
     "application/octet-stream",
 ];
 
@@ -76,7 +80,7 @@ fn kind(headers: &HeaderMap) -> Result<Kind, Problem> {
         // What `curl -d` says, which also takes the line ends out of the file.
         "with curl use `-T FILE` or `-F file=@FILE`"
     } else {
-        "send the file as text/csv or application/octet-stream, or as field `file` of multipart/form-data"
+        "send the file as text/csv, application/json or application/octet-stream, or as field `file` of multipart/form-data"
     };
     let essence: String = essence.chars().take(80).collect();
     let detail = format!("this pipeline does not take a body of type `{essence}`: {hint}");
@@ -207,7 +211,7 @@ mod tests {
     #[test]
     fn a_type_that_is_not_read_here_is_refused_with_what_to_send() {
         for (given, word) in [
-            ("application/json", "text/csv"),
+            ("image/png", "text/csv"),
             ("application/x-www-form-urlencoded", "curl"),
             ("video/mp4", "multipart/form-data"),
             ("multipart/form-data", "boundary"),
@@ -218,7 +222,7 @@ mod tests {
             assert!(problem.contains(word), "{given}: {problem}");
         }
         let mut headers = HeaderMap::new();
-        headers.insert(CONTENT_TYPE, "Text/CSV; charset=utf-8".parse().unwrap());
+        headers.insert(CONTENT_TYPE, "Application/JSON; charset=utf-8".parse().unwrap());
         assert_eq!(kind(&headers).unwrap(), Kind::Raw);
     }
 }

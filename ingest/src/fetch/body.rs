@@ -25,6 +25,8 @@ impl Expected {
     pub fn of(pipeline: &Pipeline) -> Self {
         match &pipeline.format {
             Format::Csv(csv) => Expected::Lines { header: csv.header == tidemill_pipelines::Header::Names },
+            Format::Json(_) => Expected::Json,
+            Format::JsonLines => Expected::Lines { header: false },
             Format::File => Expected::File,
         }
     }
@@ -33,6 +35,8 @@ impl Expected {
     pub fn ending(pipeline: &Pipeline) -> &'static str {
         match &pipeline.format {
             Format::Csv(_) => "csv",
+            Format::Json(_) => "json",
+            Format::JsonLines => "jsonl",
             Format::File => "bin",
         }
     }

@@ -84,6 +84,7 @@ async fn an_older_attempt_changes_nothing(db: Database) {
 async fn a_finished_job_carries_its_counts_and_tells_them(db: Database) {
     let claim = claimed(&db.store, "sales").await;
     let reject = |line| RejectSample {
+        file: None,
         line,
         column: Some("id".to_owned()),
         code: "not_int64".to_owned(),

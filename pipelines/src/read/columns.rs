@@ -10,7 +10,7 @@ use super::parsed;
 use crate::problem::{Place, Problems, nearest, quoted};
 use crate::spec::{ColumnSpec, OneOrMany, TypeSpec, Word};
 use crate::tree::Node;
-use crate::{Column, ColumnName, ColumnType, Reference, TimeFormat, shape};
+use crate::{Column, ColumnName, ColumnType, Format, JsonPath, Reference, TimeFormat, shape};
 
 /// Texts read as true unless the column gives others.
 const TRUE_TEXTS: [&str; 5] = ["true", "t", "yes", "y", "1"];
@@ -18,15 +18,16 @@ const TRUE_TEXTS: [&str; 5] = ["true", "t", "yes", "y", "1"];
 const FALSE_TEXTS: [&str; 5] = ["false", "f", "no", "n", "0"];
 
 /// All columns, or `None` when one could not be read.
-pub fn read(node: Option<&Node>, problems: &mut Problems) -> Option<Vec<Column>> {
+pub fn read(node: Option<&Node>, format: Option<&Format>, problems: &mut Problems) -> Option<Vec<Column>> {
     let node = node?;
-    let columns: Vec<Option<Column>> = node.items().iter().map(|item| column(item, problems)).collect();
+    let columns: Vec<Option<Column>> =
+        node.items().iter().map(|item| column(item, format, problems)).collect();
     tell_doubled(node.items(), problems);
     let columns: Vec<Column> = columns.into_iter().collect::<Option<_>>()?;
     (!columns.is_empty()).then_some(columns)
 }
 
-fn column(node: &Node, problems: &mut Problems) -> Option<Column> {
+fn column(node: &Node, format: Option<&Format>, problems: &mut Problems) -> Option<Column> {
     let spec: ColumnSpec = shape::part(node)?;
     tell_strange_fields(&spec, node, problems);
     let name: Option<ColumnName> = parsed(&spec.name, node.place_of("name"), problems);
@@ -34,9 +35,31 @@ fn column(node: &Node, problems: &mut Problems) -> Option<Column> {
         None => Some(None),
         Some(text) => reference(text, node.place_of("references"), problems).map(Some),
     };
+    let path = match &spec.path {
+        None => Some(None),
+        Some(text) => path(text, node.place_of("path"), format, problems).map(Some),
+    };
     let required = spec.required.unwrap_or(true);
     let kind = kind(spec, node, problems);
-    Some(Column { name: name?, kind: kind?, required, references: references? })
+    Some(Column { name: name?, path: path?, kind: kind?, required, references: references? })
+}
+
+fn path(text: &str, place: Place, format: Option<&Format>, problems: &mut Problems) -> Option<JsonPath> {
+    if format.is_some_and(|format| !format.is_json()) {
+        problems.add_help(
+            place,
+            "`path` is for the formats json and json_lines",
+            "take it away, or write `format: { json: {} }`",
+        );
+        return None;
+    }
+    let path: JsonPath = parsed(text, place, problems)?;
+    if !path.is_singular() {
+        let message = format!("{} may find more than one value", quoted(text));
+        problems.add_help(place, message, "name one place, with names and indexes only");
+        return None;
+    }
+    Some(path)
 }
 
 /// Databases and SQL do not tell `Id` from `id`, so neither may a pipeline.

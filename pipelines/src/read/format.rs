@@ -1,21 +1,30 @@
-//! The format of a pipeline file: the dialect of a CSV file, or a file as it is.
+//! The format of a pipeline file: the dialect of a CSV file, the place of records in JSON, or a file as it is.
 
 use crate::problem::{Place, Problems, quoted};
-use crate::spec::{CsvSpec, FormatSpec};
+use crate::spec::{CsvSpec, FormatSpec, JsonSpec};
 use crate::tree::Node;
-use crate::{CsvFormat, Format, Header, shape};
+use crate::{CsvFormat, Format, Header, JsonFormat, shape};
+
+use super::parsed;
 
 /// The format; CSV with a header when none is given.
 pub fn read(node: Option<&Node>, problems: &mut Problems) -> Option<Format> {
     let Some(node) = node else {
         return csv(CsvSpec::default(), Place::FILE, Place::FILE, problems);
     };
-    let spec = match shape::part(node)? {
-        FormatSpec::Csv(spec) => spec,
-        FormatSpec::File(_) => return Some(Format::File),
-    };
-    let fields = node.field("csv")?;
-    csv(spec, fields.place_of("delimiter"), fields.place_of("quote"), problems)
+    match shape::part(node)? {
+        FormatSpec::Csv(spec) => {
+            let fields = node.field("csv")?;
+            csv(spec, fields.place_of("delimiter"), fields.place_of("quote"), problems)
+        }
+        FormatSpec::Json(JsonSpec { records }) => {
+            let place = node.field("json")?.place_of("records");
+            let records = records.map(|text| parsed(&text, place, problems));
+            Some(Format::Json(JsonFormat { records: records.map_or(Some(None), |path| path.map(Some))? }))
+        }
+        FormatSpec::JsonLines(_) => Some(Format::JsonLines),
+        FormatSpec::File(_) => Some(Format::File),
+    }
 }
 
 fn csv(spec: CsvSpec, delimiter_place: Place, quote_place: Place, problems: &mut Problems) -> Option<Format> {

@@ -1,9 +1,11 @@
-//! The sinks of a pipeline file: tables with their modes and keys, lake tables with their day.
+//! The sinks of a pipeline file: tables with their modes and keys, lake tables with their day, and files.
 
 use crate::problem::{Place, Problems, did_you_mean, quoted};
-use crate::spec::{self, LakeSpec, ModeSpec, TableSpec};
+use crate::spec::{self, FileSinkSpec, LakeSpec, ModeSpec, TableSpec};
 use crate::tree::Node;
-use crate::{Column, ColumnName, LakeSink, Mode, SinkSpec, Step, TableName, TableSink, shape};
+use crate::{
+    Column, ColumnName, FileName, FileSink, LakeSink, Mode, SinkSpec, Step, TableName, TableSink, shape,
+};
 
 use super::parsed;
 
@@ -28,9 +30,10 @@ pub fn read(
         node.items().iter().map(|item| sink(item, columns, problems)).collect();
     let sinks: Vec<SinkSpec> = sinks.into_iter().collect::<Option<_>>()?;
     tell_doubled(&sinks, node, problems);
-    if sinks.len() > 1 {
+    let mut tables = sinks.iter().enumerate().filter(|(_, sink)| !matches!(sink, SinkSpec::File(_)));
+    if let Some((second, _)) = tables.nth(1) {
         problems.add_help(
-            node.place_of_item(1),
+            node.place_of_item(second),
             "a pipeline writes one table: a file appears whole or not at all, which holds for one",
             "write a second pipeline for the second table",
         );
@@ -43,8 +46,20 @@ fn sink(node: &Node, columns: Option<&[Column]>, problems: &mut Problems) -> Opt
         spec::SinkSpec::Table(spec) => {
             table(&spec, node.field("table")?, columns, problems).map(SinkSpec::Table)
         }
+        spec::SinkSpec::File(spec) => file(&spec, node.field("file")?, problems).map(SinkSpec::File),
         spec::SinkSpec::Lake(spec) => lake(&spec, node.field("lake")?, problems).map(SinkSpec::Lake),
     }
+}
+
+fn file(spec: &FileSinkSpec, node: &Node, problems: &mut Problems) -> Option<FileSink> {
+    let place = node.place_of("name");
+    let name: FileName = parsed(&spec.name, place, problems)?;
+    if !name.as_str().to_ascii_lowercase().ends_with(".csv") {
+        let message = format!("the file `{name}` is written as CSV");
+        problems.add_help(place, message, format!("name it so: `{name}.csv`"));
+        return None;
+    }
+    Some(FileSink { name })
 }
 
 /// Whether the day is among the columns is told where the SQL is planned.
@@ -148,11 +163,12 @@ fn tell_unfit(name: &ColumnName, columns: &[Column], place: Place, problems: &mu
     }
 }
 
-/// The word of a sink in the file, and the table it names.
-fn named(sink: &SinkSpec) -> (&'static str, &TableName) {
+/// The word of a sink in the file, and the name it gives.
+fn named(sink: &SinkSpec) -> (&'static str, &str) {
     match sink {
-        SinkSpec::Table(table) => ("table", &table.name),
-        SinkSpec::Lake(lake) => ("lake", &lake.name),
+        SinkSpec::Table(table) => ("table", table.name.as_str()),
+        SinkSpec::Lake(lake) => ("lake", lake.name.as_str()),
+        SinkSpec::File(file) => ("file", file.name.as_str()),
     }
 }
 
@@ -161,15 +177,16 @@ fn tell_doubled(sinks: &[SinkSpec], node: &Node, problems: &mut Problems) {
         let (word, name) = named(sink);
         let same = |other: &SinkSpec| {
             let (other_word, other_name) = named(other);
-            other_word == word && other_name.as_str().eq_ignore_ascii_case(name.as_str())
+            other_word == word && other_name.eq_ignore_ascii_case(name)
         };
         if sinks[..index].iter().any(same) {
+            let what = if word == "file" { "file" } else { "table" };
             let item = &node.items()[index];
             let place = item.field(word).map_or(item.place, |sink| sink.place_of("name"));
             problems.add_help(
                 place,
-                format!("the table `{name}` stands twice in the sinks"),
-                "write to each table once",
+                format!("the {what} `{name}` stands twice in the sinks"),
+                format!("write to each {what} once"),
             );
         }
     }

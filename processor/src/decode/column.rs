@@ -129,6 +129,21 @@ impl ColumnBuffer {
     #[inline]
     pub fn value(&mut self, text: &[u8]) -> Result<(), Fault> {
         self.values.push(text)?;
+        self.referred(text)
+    }
+
+    /// Appends a truth as it is, whatever the column's texts for it are.
+    pub fn boolean(&mut self, truth: bool) -> Result<(), Fault> {
+        let text: &[u8] = if truth { b"true" } else { b"false" };
+        match &mut self.values {
+            Values::Bool { values, .. } => values.push(truth),
+            _ => return self.value(text),
+        }
+        self.referred(text)
+    }
+
+    #[inline]
+    fn referred(&self, text: &[u8]) -> Result<(), Fault> {
         match &self.reference {
             Some((_, known)) if !known.contains(text) => Err(Fault::Reference),
             _ => Ok(()),

@@ -1,7 +1,7 @@
 //! The decoder as others see it: its limits, its counts, and what it is made with. The work is done in `reading`.
 
 use bytes::Bytes;
-use tidemill_pipelines::{Column, CsvFormat};
+use tidemill_pipelines::{Column, Format};
 
 use super::DecodeOutput;
 use super::column::References;
@@ -15,13 +15,20 @@ pub struct DecodeLimits {
     pub record_bytes_max: usize,
     /// Most bytes of a refused record that its reject carries; no more than `record_bytes_max`.
     pub raw_bytes_max: usize,
+    /// Largest JSON document, which is held whole; JSON lines and delimited text have no such limit.
+    pub document_bytes_max: usize,
     /// Most rows of a batch.
     pub batch_rows: usize,
 }
 
 impl Default for DecodeLimits {
     fn default() -> Self {
-        DecodeLimits { record_bytes_max: 1024 * 1024, raw_bytes_max: 64 * 1024, batch_rows: 8192 }
+        DecodeLimits {
+            record_bytes_max: 1 << 20,
+            raw_bytes_max: 64 << 10,
+            document_bytes_max: 64 << 20,
+            batch_rows: 8192,
+        }
     }
 }
 
@@ -40,7 +47,7 @@ pub struct DecodeSummary {
     pub empty: bool,
 }
 
-/// Decodes one file of delimited text. After an error it is of no more use.
+/// Decodes one file of delimited text or of JSON. After an error it is of no more use.
 pub struct Decoder {
     /// The error is of a column that cannot be used; it is told when the first bytes come.
     reading: Result<Box<Reading>, DecodeError>,
@@ -48,7 +55,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// A decoder for one file. A reference that `references` does not hold has no known keys.
-    pub fn new(format: &CsvFormat, columns: &[Column], references: References, limits: DecodeLimits) -> Self {
+    pub fn new(format: &Format, columns: &[Column], references: References, limits: DecodeLimits) -> Self {
         Decoder { reading: Reading::new(format, columns, &references, limits).map(Box::new) }
     }
 

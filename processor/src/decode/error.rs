@@ -40,6 +40,24 @@ pub enum DecodeError {
         /// What to send instead.
         help: &'static str,
     },
+    /// The file is no JSON, half of a JSON document, or something else that came in its place.
+    #[error("{message}")]
+    NotJson {
+        /// What was found.
+        message: String,
+    },
+    /// The document has nothing where the pipeline says that its records are.
+    #[error("{message}")]
+    NoRecordsThere {
+        /// The place, and what was found.
+        message: String,
+    },
+    /// A document is held in memory, and this one is too large for that.
+    #[error("the JSON document is larger than {bytes_max} bytes; JSON lines may be of any size")]
+    TooLarge {
+        /// The limit.
+        bytes_max: usize,
+    },
     /// The pipeline's columns cannot be used; [`tidemill_pipelines`] normally finds this before.
     #[error("column `{column}` of the pipeline cannot be used: {message}")]
     Column {
@@ -83,7 +101,10 @@ impl DecodeError {
         match self {
             DecodeError::Header { .. }
             | DecodeError::HeaderUnreadable { .. }
-            | DecodeError::NotText { .. } => Blame::Sender,
+            | DecodeError::NotText { .. }
+            | DecodeError::NotJson { .. }
+            | DecodeError::NoRecordsThere { .. }
+            | DecodeError::TooLarge { .. } => Blame::Sender,
             DecodeError::Column { .. } => Blame::Author,
             DecodeError::Stopped | DecodeError::Batch { .. } => Blame::Operator,
         }
@@ -99,6 +120,9 @@ impl DecodeError {
         match self {
             DecodeError::Header { .. } | DecodeError::HeaderUnreadable { .. } => "wrong_header",
             DecodeError::NotText { .. } => "not_text",
+            DecodeError::NotJson { .. } => "not_json",
+            DecodeError::NoRecordsThere { .. } => "no_records_there",
+            DecodeError::TooLarge { .. } => "document_too_large",
             DecodeError::Column { .. } => "column",
             DecodeError::Stopped => "stopped",
             DecodeError::Batch { .. } => "batch",

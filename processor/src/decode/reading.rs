@@ -4,8 +4,11 @@
 //! quote costs one line: the lines behind it, up to where the fault showed, are read again, each on its own. So a
 //! byte is scanned a few times at most, also in a file made to be slow. Called by `decoder`.
 
+mod json;
+
 use bytes::Bytes;
-use tidemill_pipelines::{Column, CsvFormat, Header};
+use json::Json;
+use tidemill_pipelines::{Column, CsvFormat, Format, Header};
 
 use super::column::References;
 use super::decoder::{DecodeLimits, DecodeSummary};
@@ -24,6 +27,10 @@ const WINDOW_BYTES: usize = if cfg!(test) { 64 } else { 4 * 1024 * 1024 };
 /// Positions in a window must fit 32 bits; larger limits are cut to this.
 const WINDOW_BYTES_MAX: usize = 1 << 31;
 
+/// Lines as they are: no byte that JSON has outside of a text or in it is looked for.
+const LINES: CsvFormat =
+    CsvFormat { header: Header::None, delimiter: 0x1f, quote: None, null: Vec::new(), trim: false };
+
 /// One file in the reading.
 pub(super) struct Reading {
     format: CsvFormat,
@@ -32,6 +39,8 @@ pub(super) struct Reading {
     windows: Windows,
     fields: Fields,
     rows: Rows,
+    /// For the formats of JSON.
+    json: Option<Json>,
     /// One for each row.
     origins: Vec<Origin>,
     /// Offset in the object of the window's first byte.
@@ -64,7 +73,7 @@ struct View<'a> {
 impl Reading {
     /// Fails when a column cannot be used.
     pub fn new(
-        format: &CsvFormat,
+        format: &Format,
         columns: &[Column],
         references: &References,
         limits: DecodeLimits,
@@ -75,18 +84,25 @@ impl Reading {
             // No more than this is held of a record that is too long.
             raw_bytes_max: limits.raw_bytes_max.min(record_bytes_max),
             batch_rows: limits.batch_rows.max(1),
+            ..limits
+        };
+        let json = Json::new(format, columns);
+        let format = match format {
+            Format::Csv(format) => format.clone(),
+            Format::Json(_) | Format::JsonLines | Format::File => LINES,
         };
         // Twice the largest record, so that no more than half of a window comes again in the next one; and room
         // for a byte order mark and a line end.
         let window_bytes = WINDOW_BYTES.max(2 * limits.record_bytes_max + 16);
         let header_due = format.header == Header::Names;
         Ok(Reading {
-            format: format.clone(),
             columns: columns.to_vec(),
             limits,
             windows: Windows::new(window_bytes),
             fields: Fields::new(if header_due { HEADER_FIELDS_MAX } else { columns.len() }),
-            rows: Rows::new(format, columns, references)?,
+            rows: Rows::new(&format, columns, references)?,
+            json,
+            format,
             origins: Vec::new(),
             position: 0,
             line: 1,
@@ -100,6 +116,12 @@ impl Reading {
 
     pub fn feed(&mut self, mut chunk: Bytes, out: &mut impl DecodeOutput) -> Result<(), DecodeError> {
         self.summary.bytes += chunk.len() as u64;
+        if let Some(json) = &mut self.json {
+            match json.hold(chunk, self.limits.document_bytes_max)? {
+                Some(lines) => chunk = lines,
+                None => return Ok(()),
+            }
+        }
         while let Some(window) = self.windows.next(&mut chunk) {
             let used = self.window(View { bytes: &window.bytes, last: false }, out)?;
             self.windows.used(&window, used, &mut chunk);
@@ -108,6 +130,9 @@ impl Reading {
     }
 
     pub fn finish(&mut self, out: &mut impl DecodeOutput) -> Result<DecodeSummary, DecodeError> {
+        if self.document(out)? {
+            return Ok(self.summary);
+        }
         let rest = self.windows.rest();
         self.window(View { bytes: &rest, last: true }, out)?;
         let no_header = self.header_due || self.format.header == Header::None;
@@ -118,6 +143,9 @@ impl Reading {
     /// Decodes a window, and says how many of its bytes are done.
     fn window(&mut self, view: View, out: &mut impl DecodeOutput) -> Result<usize, DecodeError> {
         let start = if self.begun { 0 } else { sniff::begin(view.bytes)? };
+        if self.json.is_some() && !self.begun {
+            json::begin(view.bytes, start)?;
+        }
         self.begun = true;
         let at = self.skip_on(view, start, out)?;
         let at = if self.skip.is_none() { self.records(view, at, out)? } else { at };
@@ -170,6 +198,9 @@ impl Reading {
         utf8: &mut Utf8,
         out: &mut impl DecodeOutput,
     ) -> Result<(), DecodeError> {
+        if self.json.is_some() {
+            return self.json_line(view, at..line_end.end, utf8, out);
+        }
         let blank = line_end.end == at;
         if blank && (self.header_due || self.columns.len() > 1) {
             return Ok(());
@@ -309,7 +340,7 @@ impl Reading {
         let problem = problem("record_too_long", format!("the line has {length} bytes, more than {max}"));
         self.line += 1;
         let raw = skip.raw.slice(..skip.raw.len().min(usize::try_from(length).unwrap_or(usize::MAX)));
-        self.refuse(Reject { origin, stage: "decode", problems: vec![problem], raw }, out)?;
+        self.refuse(Reject { origin, file: None, stage: "decode", problems: vec![problem], raw }, out)?;
         Ok(line.next)
     }
 
@@ -323,7 +354,8 @@ impl Reading {
     ) -> Result<(), DecodeError> {
         let (byte_start, byte_end) = (self.position + start as u64, self.position + end as u64);
         let origin = Origin { line: self.line, byte_start, byte_end };
-        self.refuse(Reject { origin, stage: "decode", problems, raw: self.cut(view, start, end) }, out)
+        let raw = self.cut(view, start, end);
+        self.refuse(Reject { origin, file: None, stage: "decode", problems, raw }, out)
     }
 
     fn refuse(&mut self, reject: Reject, out: &mut impl DecodeOutput) -> Result<(), DecodeError> {

@@ -1,4 +1,5 @@
-//! Writes refused records as CSV: `line,byte_start,byte_end,column,stage,code,message,problems,raw`.
+//! Writes refused records as CSV: `line,byte_start,byte_end,column,stage,code,message,problems,raw`, and the last
+//! column `file` where a job has several.
 //!
 //! Gives its bytes out in chunks while it is written, so that a file of nothing but rejects needs no more memory
 //! than one. Called by the run of a job and by the command line.
@@ -12,7 +13,7 @@ use super::Reject;
 /// Bytes after which a chunk is given out: large enough for few writes, small beside a part of an upload.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-const HEADER: &[u8] = b"line,byte_start,byte_end,column,stage,code,message,problems,raw\n";
+const HEADER: &str = "line,byte_start,byte_end,column,stage,code,message,problems,raw";
 
 /// Makes CSV of rejects.
 ///
@@ -23,12 +24,18 @@ const HEADER: &[u8] = b"line,byte_start,byte_end,column,stage,code,message,probl
 pub struct RejectWriter {
     buffer: Vec<u8>,
     count: u64,
+    files: bool,
 }
 
 impl RejectWriter {
     /// Begins with the header.
     pub fn new() -> Self {
-        RejectWriter { buffer: HEADER.to_vec(), count: 0 }
+        RejectWriter { buffer: format!("{HEADER}\n").into_bytes(), count: 0, files: false }
+    }
+
+    /// Begins with the header of several files.
+    pub fn of_files() -> Self {
+        RejectWriter { buffer: format!("{HEADER},file\n").into_bytes(), count: 0, files: true }
     }
 
     /// Adds a reject. Fails only when its problems cannot be put as JSON.
@@ -45,6 +52,10 @@ impl RejectWriter {
         quoted(&mut self.buffer, &problems);
         self.buffer.push(b',');
         quoted(&mut self.buffer, &String::from_utf8_lossy(&reject.raw));
+        if self.files {
+            self.buffer.push(b',');
+            quoted(&mut self.buffer, reject.file.as_deref().unwrap_or_default());
+        }
         self.buffer.push(b'\n');
         self.count += 1;
         Ok(())
@@ -96,6 +107,7 @@ mod tests {
         };
         Reject {
             origin: Origin { line: 3, byte_start: 10, byte_end: 20 },
+            file: Some("landing/a \"b\"".into()),
             stage: "decode",
             problems: vec![problem(Some("id")), problem(None)],
             raw: Bytes::from_static(raw),
@@ -117,6 +129,16 @@ mod tests {
         assert_eq!(problems[1]["column"], serde_json::Value::Null);
         assert_eq!(problems[0]["code"], "type");
         assert_eq!(&record[8], "=1+\"x\",\r\n\u{fffd}y");
+    }
+
+    #[test]
+    fn of_several_files_each_reject_names_its_own() {
+        let mut writer = RejectWriter::of_files();
+        writer.write(&reject("no", b"a")).unwrap();
+        let text = writer.finish();
+        let mut reader = csv::Reader::from_reader(&text[..]);
+        assert_eq!(reader.headers().unwrap().iter().next_back(), Some("file"));
+        assert_eq!(&reader.records().next().unwrap().unwrap()[9], "landing/a \"b\"");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Turns the fields of a record into a row of the batch in the making, or into all of its problems. Called by
 //! `decoder`.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -10,6 +11,7 @@ use tidemill_pipelines::{Column, CsvFormat};
 use super::RejectProblem;
 use super::column::{ColumnBuffer, Fault, References, schema};
 use super::error::DecodeError;
+use super::json::{Scalar, scalar};
 use super::scan::Field;
 
 /// Characters of a value shown in a message.
@@ -83,6 +85,65 @@ impl Rows {
         problems
     }
 
+    /// Adds a JSON record by where the values of its columns stand, or tells all that is wrong with it. `twice` are
+    /// the columns that the record gives twice.
+    pub fn push_json(
+        &mut self,
+        bytes: &[u8],
+        found: &[Option<Range<usize>>],
+        twice: &[usize],
+    ) -> Vec<RejectProblem> {
+        let faulty = |(i, place): (usize, &Option<Range<usize>>)| {
+            let value = place.clone().map_or(&b"null"[..], |place| &bytes[place]);
+            match twice.contains(&i) {
+                true => Some(("duplicate", "the record gives it twice".to_owned(), i)),
+                false => self.json_problem(value, i).map(|(code, message)| (code, message, i)),
+            }
+        };
+        let problems: Vec<_> = found.iter().enumerate().filter_map(faulty).collect();
+        match problems.is_empty() {
+            true => self.count += 1,
+            false => self.rollback(),
+        }
+        let told = |(code, message, i): (&str, String, usize)| RejectProblem {
+            column: Some(self.columns[i].name.clone()),
+            code: code.to_owned(),
+            message,
+        };
+        problems.into_iter().map(told).collect()
+    }
+
+    /// Puts a JSON value into column `i`: texts and numbers are read as the fields of a CSV file are.
+    fn json_problem(&mut self, value: &[u8], i: usize) -> Option<(&'static str, String)> {
+        let (column, mut scratch) = (&mut self.columns[i], String::new());
+        let (put, text) = match scalar(value, &mut scratch) {
+            Scalar::Null => (column.null(self.count), &b""[..]),
+            Scalar::Bool(truth) => (column.boolean(truth), value),
+            Scalar::Number(text) => (column.value(text), text),
+            Scalar::Text(text) => {
+                if let Some(position) = memchr::memchr(0, text) {
+                    return Some((
+                        "nul",
+                        format!("a NUL character stands in the text, after {position} bytes"),
+                    ));
+                }
+                (column.value(text), text)
+            }
+            Scalar::BadText => {
+                return Some(("encoding", format!("{} has half of a surrogate pair", shown(value))));
+            }
+            nested @ (Scalar::Object | Scalar::Array) => {
+                let kind = nested.kind();
+                return Some((
+                    "type",
+                    format!("it is {kind}; the column's `path` may lead to a value in it"),
+                ));
+            }
+        };
+        let fault = put.err()?;
+        Some((fault.code(), column.describe(fault, &shown(text))))
+    }
+
     /// The rows as a batch; begins anew.
     pub fn finish(&mut self) -> Result<RecordBatch, DecodeError> {
         let rows = std::mem::take(&mut self.count);
@@ -154,7 +215,7 @@ fn trimmed(text: &[u8]) -> &[u8] {
 }
 
 /// A value as messages show it: cut, and without control characters.
-fn shown(text: &[u8]) -> String {
+pub(super) fn shown(text: &[u8]) -> String {
     let text = String::from_utf8_lossy(text);
     let mut shown = String::new();
     for (i, char) in text.chars().enumerate() {

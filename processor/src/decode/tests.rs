@@ -6,7 +6,7 @@ use arrow::util::display::array_value_to_string;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use tidemill_pipelines::{Column, ColumnType, CsvFormat, Header};
+use tidemill_pipelines::{Column, ColumnType, CsvFormat, Format, Header};
 
 use super::*;
 
@@ -44,7 +44,7 @@ impl DecodeOutput for Collected {
 }
 
 fn column(name: &str, kind: ColumnType, required: bool) -> Column {
-    Column { name: name.parse().unwrap(), kind, required, references: None }
+    Column { name: name.parse().unwrap(), path: None, kind, required, references: None }
 }
 
 fn texts(count: usize) -> Vec<Column> {
@@ -66,7 +66,7 @@ fn format(null: &[&str]) -> CsvFormat {
 }
 
 fn limits(record_bytes_max: usize) -> DecodeLimits {
-    DecodeLimits { record_bytes_max, raw_bytes_max: 16, batch_rows: 5 }
+    DecodeLimits { record_bytes_max, raw_bytes_max: 16, document_bytes_max: 1 << 20, batch_rows: 5 }
 }
 
 fn decode<'a>(
@@ -75,7 +75,7 @@ fn decode<'a>(
     limits: DecodeLimits,
     chunks: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<Collected, DecodeError> {
-    let mut decoder = Decoder::new(format, columns, HashMap::new(), limits);
+    let mut decoder = Decoder::new(&Format::Csv(format.clone()), columns, HashMap::new(), limits);
     let mut out = Collected::default();
     for chunk in chunks {
         decoder.feed(Bytes::copy_from_slice(chunk), &mut out)?;
@@ -240,7 +240,7 @@ fn a_stopped_consumer_stops_the_decoder() {
         }
     }
     for input in ["1,a,2\n", "x,a,2\n"] {
-        let mut decoder = Decoder::new(&format(&[]), &mixed(), HashMap::new(), limits(100));
+        let mut decoder = Decoder::new(&Format::Csv(format(&[])), &mixed(), HashMap::new(), limits(100));
         let fed = decoder.feed(Bytes::from(input), &mut Full).and_then(|()| decoder.finish(&mut Full));
         assert_eq!(fed, Err(DecodeError::Stopped));
     }

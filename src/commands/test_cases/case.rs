@@ -1,5 +1,5 @@
-//! One case: `input.csv` (or `input.csv.zip`), `tables/*.csv`, and what must come of it: `rows.csv` (all rows
-//! in their order), `rejects.csv` (`line,column,code` of each refused record's first problem, by line), and
+//! One case: `input.csv` (or `input.csv.zip`, `input.json`, `input.jsonl`), `tables/*.csv`, and what must come of it:
+//! `rows.csv` (all rows in their order), `rejects.csv` (`line,column,code` of each first problem, by line), and
 //! `error.txt` with the code of the error when a job with this file has to fail. A case of a pipeline of files is
 //! one `input.*`, and `output.*` with the very bytes that have to be made, when a program always makes the same.
 
@@ -138,11 +138,12 @@ fn compare(folder: &Path, name: &str, found: &str) -> Result<Vec<String>> {
 }
 
 fn input(folder: &Path) -> Result<Bytes> {
-    let (plain, packed) = (folder.join("input.csv"), folder.join("input.csv.zip"));
-    if plain.exists() {
-        return Ok(read(&plain)?.into());
+    let plain = ["input.csv", "input.json", "input.jsonl"].map(|name| folder.join(name));
+    if let Some(plain) = plain.iter().find(|plain| plain.exists()) {
+        return Ok(read(plain)?.into());
     }
-    ensure!(packed.exists(), "neither input.csv nor input.csv.zip is there");
+    let packed = folder.join("input.csv.zip");
+    ensure!(packed.exists(), "there is no input.csv, input.csv.zip, input.json or input.jsonl");
     let failed = || format!("failed to unpack `{}`", packed.display());
     let mut archive =
         zip::ZipArchive::new(std::fs::File::open(&packed).with_context(failed)?).with_context(failed)?;
