@@ -4,6 +4,7 @@ pub mod dev;
 pub mod fetcher;
 pub mod gateway;
 pub mod notifier;
+pub mod postgres;
 pub mod processor;
 
 use std::sync::Arc;

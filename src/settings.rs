@@ -48,6 +48,8 @@ pub struct Settings {
     pub broker: Broker,
     /// The HTTP surface.
     pub gateway: Gateway,
+    /// The Postgres wire.
+    pub postgres: Postgres,
     /// The role that runs pipelines.
     pub processor: Processor,
     /// The role that does what schedules make due.
@@ -152,6 +154,24 @@ pub struct Gateway {
     pub upload_idle: Span,
     /// How long open requests may take after a stop was asked for.
     pub drain: Span,
+}
+
+/// The Postgres wire, which the gateway serves beside HTTP.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Postgres {
+    /// Address and port to listen on; missing means off, but in `dev`.
+    pub listen: Option<SocketAddr>,
+    /// A PEM file with the certificate and those it hangs on.
+    pub certificate: Option<PathBuf>,
+    /// A PEM file with the key of the certificate.
+    pub key: Option<PathBuf>,
+    /// Most open connections.
+    pub connections_max: u32,
+    /// Most open connections of one user.
+    pub user_connections_max: u32,
+    /// How long a connection may say nothing.
+    pub idle: Span,
 }
 
 /// The role that runs pipelines.
@@ -314,6 +334,7 @@ impl Default for Settings {
             objects: Objects::default(),
             broker: Broker::default(),
             gateway: Gateway::default(),
+            postgres: Postgres::default(),
             processor: Processor::default(),
             fetcher: Fetcher::default(),
             query: Query::default(),
@@ -361,6 +382,19 @@ impl Default for Gateway {
             request_timeout: Span::seconds(45),
             upload_idle: Span::seconds(60),
             drain: Span::seconds(25),
+        }
+    }
+}
+
+impl Default for Postgres {
+    fn default() -> Self {
+        Self {
+            listen: None,
+            certificate: None,
+            key: None,
+            connections_max: 100,
+            user_connections_max: 20,
+            idle: Span::seconds(30 * 60),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Users and what they may do, in the tables `tidemill_users` and `tidemill_grants` of the job database.
 //!
-//! Passwords are kept as argon2id hashes. A change is seen by every replica within [`CACHE_AGE_MAX`].
+//! Passwords are kept as argon2id hashes, with a SCRAM verifier beside for the Postgres wire. A change is seen by every replica within [`CACHE_AGE_MAX`].
 //! Called by the gateway at each request and by `tidemill user`.
 
 mod password;
@@ -14,6 +14,7 @@ use chrono::{DateTime, Utc};
 use secrecy::SecretString;
 use tidemill_jobs::{Job, JobStore};
 use tidemill_pipelines::PipelineName;
+use tidemill_query::scram::{NoVerifier, Verifier};
 
 use password::Passwords;
 
@@ -208,20 +209,36 @@ impl Users {
     /// Adds a user without grants.
     pub async fn add(&self, name: &str, password: SecretString, is_admin: bool) -> Result<(), UsersError> {
         check_name(name)?;
-        let hash = self.passwords.hash(password).await?;
-        self.insert(name, &hash, is_admin).await
+        let kept = self.passwords.keep(password).await?;
+        self.insert(name, &kept, is_admin).await
     }
 
     /// Gives a user another password. Tokens made before stay valid until they expire.
     pub async fn set_password(&self, name: &str, password: SecretString) -> Result<(), UsersError> {
-        let hash = self.passwords.hash(password).await?;
-        self.update_hash(name, &hash).await
+        let kept = self.passwords.keep(password).await?;
+        self.update_password(name, &kept).await
     }
 
     /// The user when name and password are right. Takes the same time for a name that is not known.
     pub async fn verify(&self, name: &str, password: SecretString) -> Result<Option<User>, UsersError> {
-        let hash = self.password_hash(name).await?;
-        if self.passwords.verify(password, hash).await? { self.get(name).await } else { Ok(None) }
+        let kept = self.kept_password(name).await?;
+        let (hash, has_scram) = kept.map_or((None, true), |kept| (Some(kept.hash), !kept.scram.is_empty()));
+        if !self.passwords.verify(password.clone(), hash).await? {
+            return Ok(None);
+        }
+        if !has_scram {
+            self.add_scram(name, &self.passwords.scram(password).await?).await?;
+        }
+        self.get(name).await
+    }
+
+    /// What SCRAM checks the password of this user by; `None` for a name that is not known, and for a user of an
+    /// older version who has not logged in over HTTP since.
+    pub async fn verifier(&self, name: &str) -> Result<Option<Verifier>, UsersError> {
+        let kept = self.kept_password(name).await?.filter(|kept| !kept.scram.is_empty());
+        kept.map(|kept| kept.scram.parse())
+            .transpose()
+            .map_err(|error: NoVerifier| UsersError::Hash(error.to_string()))
     }
 
     /// The user, at most [`CACHE_AGE_MAX`] old.

@@ -18,6 +18,7 @@ async fn users_and_grants_on_sqlite() {
     let jobs = store(&format!("sqlite://{}", folder.path().join("jobs.db").display())).await;
     users_are_added_changed_and_listed(&Users::new(&jobs)).await;
     names_are_compared_exactly(&Users::new(&jobs)).await;
+    a_verifier_for_scram_stands_beside_the_hash(&jobs).await;
 }
 
 #[tokio::test]
@@ -30,6 +31,7 @@ async fn users_and_grants_on_mysql() {
     let jobs = store(&format!("{}/{database}", server.trim_end_matches('/'))).await;
     users_are_added_changed_and_listed(&Users::new(&jobs)).await;
     names_are_compared_exactly(&Users::new(&jobs)).await;
+    a_verifier_for_scram_stands_beside_the_hash(&jobs).await;
     jobs.close().await;
     execute(&mut admin, format!("DROP DATABASE {database}")).await;
 }
@@ -78,6 +80,27 @@ async fn users_are_added_changed_and_listed(users: &Users) {
     assert!(users.get("ann@example.org").await.unwrap().is_none());
     users.add("ann@example.org", password("third password"), false).await.unwrap();
     assert!(users.get("ann@example.org").await.unwrap().unwrap().grants.is_empty());
+}
+
+async fn a_verifier_for_scram_stands_beside_the_hash(jobs: &JobStore) {
+    let users = Users::new(jobs);
+    users.add("eve", password("first password"), false).await.unwrap();
+    let first = users.verifier("eve").await.unwrap().unwrap();
+    users.set_password("eve", password("second password")).await.unwrap();
+    let second = users.verifier("eve").await.unwrap().unwrap();
+    assert_ne!(first, second);
+    assert!(users.verifier("nobody").await.unwrap().is_none());
+    // As an older version left it.
+    sqlx::query("UPDATE tidemill_users SET scram = NULL WHERE name = 'eve'")
+        .execute(jobs.pool())
+        .await
+        .unwrap();
+    assert!(users.verifier("eve").await.unwrap().is_none());
+    assert!(users.verify("eve", password("first password")).await.unwrap().is_none());
+    assert!(users.verifier("eve").await.unwrap().is_none());
+    assert!(users.verify("eve", password("second password")).await.unwrap().is_some());
+    assert!(users.verifier("eve").await.unwrap().is_some());
+    users.remove("eve").await.unwrap();
 }
 
 async fn names_are_compared_exactly(users: &Users) {

@@ -3,6 +3,7 @@
 //!
 //! Tables are looked up when a statement names them; all are listed only where a statement asks for the list.
 
+mod postgres;
 mod pushdown;
 mod rejects;
 mod system;
@@ -10,7 +11,7 @@ mod table;
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arrow::datatypes::DataType;
 use async_trait::async_trait;
@@ -36,6 +37,7 @@ use crate::limits::{BATCH_ROWS, CONNECTIONS_MAX, POOL_PERCENT};
 use crate::worker::OpenObjects;
 use crate::workers::Places;
 use crate::{Error, Flavour, QueryLimits, Result, Statement};
+use postgres::Postgres;
 use system::System;
 use table::SinkTable;
 
@@ -168,6 +170,8 @@ async fn connect(url: &str) -> Result<Arc<dyn Sink>> {
 /// Makes a session for each statement.
 pub(crate) struct Catalog {
     base: SessionState,
+    /// Made when the first client of Postgres comes.
+    postgres: OnceLock<Postgres>,
     data: Arc<Data>,
 }
 
@@ -192,7 +196,7 @@ impl Catalog {
             .with_config(config)
             .with_runtime_env(runtime)
             .build();
-        Ok(Self { base, data })
+        Ok(Self { base, postgres: OnceLock::new(), data })
     }
 
     pub(crate) fn name(&self) -> &'static str {
@@ -223,13 +227,29 @@ impl Catalog {
         }
         let catalogs = MemoryCatalogProviderList::new();
         catalogs.register_catalog(NAME.to_owned(), Arc::new(catalog));
-        let mut state = SessionStateBuilder::new_from_existing(self.base.clone())
+        let postgres = match &statement.flavour {
+            Flavour::Plain => None,
+            Flavour::Postgres { variables } => Some((self.postgres()?, variables)),
+        };
+        let base = postgres.map_or(&self.base, |(postgres, _)| postgres.base());
+        let mut state = SessionStateBuilder::new_from_existing(base.clone())
             .with_catalog_list(Arc::new(catalogs))
             .build();
-        if statement.flavour == Flavour::Postgres {
-            state.config_mut().options_mut().sql_parser.dialect = Dialect::PostgreSQL;
+        let Some((postgres, variables)) = postgres else {
+            return Ok(SessionContext::new_with_state(state));
+        };
+        state.config_mut().options_mut().sql_parser.dialect = Dialect::PostgreSQL;
+        let session = SessionContext::new_with_state(state);
+        postgres.complete(&session, statement, variables).await.map_err(broken)?;
+        Ok(session)
+    }
+
+    fn postgres(&self) -> Result<&Postgres> {
+        if self.postgres.get().is_none() {
+            let made = Postgres::new(&self.base).map_err(broken)?;
+            self.postgres.set(made).ok();
         }
-        Ok(SessionContext::new_with_state(state))
+        self.postgres.get().ok_or_else(|| Error::Worker { message: "there is no pg_catalog".to_owned() })
     }
 
     /// The names to choose the nearest from.
@@ -340,6 +360,10 @@ impl SchemaProvider for Tables {
     fn table_exist(&self, name: &str) -> bool {
         self.listed.iter().any(|table| table.as_str() == name)
     }
+}
+
+fn broken(error: DataFusionError) -> Error {
+    Error::Worker { message: error.to_string() }
 }
 
 fn outside(error: impl std::error::Error + Send + Sync + 'static) -> DataFusionError {

@@ -9,7 +9,9 @@ mod catalog;
 mod error;
 mod frames;
 mod limits;
+pub mod scram;
 mod statement;
+pub mod wire;
 mod worker;
 mod workers;
 

@@ -1,6 +1,7 @@
 //! What is asked: one statement, its parameters, what its user may see, and the form of the answer. It travels to the
 //! worker as JSON.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use arrow::datatypes::{DataType, SchemaRef};
@@ -32,14 +33,17 @@ pub struct Statement {
 }
 
 /// Which catalog and grammar a statement is read with.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Flavour {
     /// Of HTTP and the command line.
     #[default]
     Plain,
     /// Of Postgres clients: `pg_catalog` and its functions beside the tables.
-    Postgres,
+    Postgres {
+        /// What `current_setting` tells.
+        variables: BTreeMap<String, String>,
+    },
 }
 
 /// The form of an answer.

@@ -4,6 +4,7 @@
 //! command of the binary.
 
 mod caps;
+mod dialect;
 mod encode;
 mod problem;
 mod read;

@@ -14,6 +14,7 @@ use tidemill_jobs::JobStore;
 use super::fetcher::add_fetcher;
 use super::gateway::add_gateway;
 use super::notifier::add_notifier;
+use super::postgres::{add_wire, listen_in_dev};
 use super::processor::add_processor;
 use super::{NOTIFIERS, PROCESSORS, Shared, add_relay, add_watch, listen};
 use crate::crew::Crew;
@@ -42,6 +43,8 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     }
     // Bound first: with port 0 the address of the banner and the links is the one the system chose.
     let listener = listen(settings.gateway.listen).await?;
+    let wire = listen_in_dev(&settings).await?;
+    settings.postgres.listen = Some(wire.local_addr()?);
     settings.gateway.listen = listener.local_addr()?;
     let parts = Parts::new(settings);
     let pipelines = parts.pipelines()?;
@@ -62,6 +65,7 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     add_notifier(&mut crew, &parts, &registry, Arc::clone(&pipelines), log)?;
     let workers = parts.workers()?;
     workers.warm_up().await?;
+    add_wire(&mut crew, &parts, wire, Users::new(&shared.jobs), Arc::clone(&pipelines), workers.clone())?;
     add_gateway(&mut crew, &parts, &registry, listener, workers, shared)?;
 
     println!("{}", banner(&parts, pipelines.len(), password.as_ref()));
@@ -84,6 +88,7 @@ async fn make_admin(jobs: &JobStore) -> Result<Option<Secret>> {
 
 fn banner(parts: &Parts, pipelines: usize, password: Option<&Secret>) -> String {
     let url = parts.public_url();
+    let wire = parts.settings().postgres.listen.unwrap_or(super::postgres::DEV);
     let data = parts.settings().data.as_deref().unwrap_or(DATA.as_ref()).display().to_string();
     let (first, password) = match password {
         Some(password) => {
@@ -100,7 +105,8 @@ Tidemill is up: {url}
   pipelines  {pipelines} in {folder}
   jobs       {database}
   tables     {tables}
-  mail       {mail}{first}
+  mail       {mail}
+  postgres   psql postgresql://{ADMIN}@{wire}/tidemill{first}
 
 Log in and send a file:
   token=$(curl -sf -u {ADMIN}:{password} -X POST {url}/v1/login | sed 's/.*\"token\":\"\\([^\"]*\\)\".*/\\1/')

@@ -12,6 +12,7 @@ use tidemill_jobs::{EventLog, JobStore};
 use tidemill_query::Workers;
 use tokio::net::TcpListener;
 
+use super::postgres::{add_wire, listen_wire};
 use super::{NOTIFIERS, PROCESSORS, Shared, add_relay, add_watch, listen};
 use crate::crew::Crew;
 use crate::parts::Parts;
@@ -29,10 +30,14 @@ pub async fn run(settings: Settings) -> Result<()> {
     }
     let registry = Registry::new();
     let listener = listen(parts.settings().gateway.listen).await?;
+    let wire = listen_wire(parts.settings()).await?;
     add_relay(&mut crew, &jobs, &log);
     add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, vec![PROCESSORS, NOTIFIERS])?;
     let workers = parts.workers()?;
     workers.warm_up().await?;
+    if let Some(listener) = wire {
+        add_wire(&mut crew, &parts, listener, Users::new(&jobs), Arc::clone(&pipelines), workers.clone())?;
+    }
     let shared = Shared { pipelines, jobs, log, objects };
     add_gateway(&mut crew, &parts, &registry, listener, workers, shared)?;
     crew.work().await

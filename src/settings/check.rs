@@ -58,6 +58,7 @@ pub fn check(settings: &Settings, purpose: Purpose) -> Vec<Found> {
     checker.sizes(settings);
     checker.addresses(settings);
     checker.secrets(settings);
+    checker.postgres(settings);
     checker.telemetry(settings);
     checker.missing(settings, purpose);
     checker.found
@@ -93,6 +94,8 @@ impl Checker {
         self.number("broker.replication", s.broker.replication.into(), 1..=15);
         self.number("gateway.connections_max", s.gateway.connections_max.into(), 1..=100_000);
         self.number("gateway.uploads_max", s.gateway.uploads_max.into(), 1..=10_000);
+        self.number("postgres.connections_max", s.postgres.connections_max.into(), 1..=10_000);
+        self.number("postgres.user_connections_max", s.postgres.user_connections_max.into(), 1..=10_000);
         self.number("processor.concurrency", s.processor.concurrency.into(), 1..=256);
         self.number("processor.batch_rows", s.processor.batch_rows.into(), 1..=65_536);
         self.number("processor.lookup_rows_max", s.processor.lookup_rows_max, 1..=100_000_000);
@@ -114,6 +117,7 @@ impl Checker {
         self.span("gateway.request_timeout", s.gateway.request_timeout, second, DAY);
         self.span("gateway.upload_idle", s.gateway.upload_idle, second, DAY);
         self.span("gateway.drain", s.gateway.drain, Duration::ZERO, DAY);
+        self.span("postgres.idle", s.postgres.idle, second, 7 * DAY);
         self.span("processor.job_limit", s.processor.job_limit, second, 7 * DAY);
         self.span("processor.lease", s.processor.lease, 3 * second, DAY);
         self.span("processor.drain", s.processor.drain, Duration::ZERO, DAY);
@@ -208,6 +212,20 @@ impl Checker {
         if smtp.user.is_some() && smtp.tls == SmtpTls::None {
             let help = "use tls = \"starttls\" or \"implicit\"";
             self.wrong("notifier.smtp.tls", "the mail password would be sent in plain text", help);
+        }
+    }
+
+    fn postgres(&mut self, s: &Settings) {
+        let postgres = &s.postgres;
+        if postgres.certificate.is_some() != postgres.key.is_some() {
+            let help = "give both files, or neither and only this machine can connect";
+            self.wrong("postgres.certificate", "`postgres` has one of `certificate` and `key` only", help);
+        }
+        let open = postgres.listen.filter(|address| !address.ip().is_loopback());
+        if let (Some(address), None) = (open, &postgres.certificate) {
+            let message = format!("`postgres.listen` is {address}, which other machines reach, without TLS");
+            let help = "give postgres.certificate and postgres.key, or listen on 127.0.0.1";
+            self.wrong("postgres.listen", message, help);
         }
     }
 

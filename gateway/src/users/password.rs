@@ -1,4 +1,5 @@
-//! Passwords: hashed and verified with argon2id, off the async threads, a bounded number at once.
+//! Passwords: hashed and verified with argon2id, off the async threads, a bounded number at once. Beside the hash goes
+//! what SCRAM needs to check the same password on the Postgres wire.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,6 +8,7 @@ use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{Error as HashError, PasswordHasher, PasswordVerifier};
 use secrecy::{ExposeSecret, SecretString};
+use tidemill_query::scram::Verifier;
 use tokio::sync::Semaphore;
 
 use super::UsersError;
@@ -27,6 +29,12 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
+/// What is kept of a password.
+pub(super) struct Kept {
+    pub(super) hash: String,
+    pub(super) scram: String,
+}
+
 #[derive(Clone)]
 pub(super) struct Passwords {
     places: Arc<Semaphore>,
@@ -37,12 +45,17 @@ impl Passwords {
         Self { places: Arc::new(Semaphore::new(HASHES_MAX)) }
     }
 
-    pub(super) async fn hash(&self, password: SecretString) -> Result<String, UsersError> {
+    pub(super) async fn keep(&self, password: SecretString) -> Result<Kept, UsersError> {
         let text = password.expose_secret();
         if text.chars().count() < CHARS_MIN || text.len() > BYTES_MAX {
             return Err(UsersError::BadPassword);
         }
-        self.run(move || hash(&password)).await
+        self.run(move || Ok(Kept { hash: hash(&password)?, scram: scram(&password) })).await
+    }
+
+    /// What SCRAM needs, of a password that was found right.
+    pub(super) async fn scram(&self, password: SecretString) -> Result<String, UsersError> {
+        self.run(move || Ok(scram(&password))).await
     }
 
     /// Whether the password is that of the hash; false, after the same work, when there is none.
@@ -75,6 +88,10 @@ impl Passwords {
     }
 }
 
+fn scram(password: &SecretString) -> String {
+    Verifier::of(password.expose_secret()).to_string()
+}
+
 fn hash(password: &SecretString) -> Result<String, UsersError> {
     let hash: PasswordHash = Argon2::default()
         .hash_password(password.expose_secret().as_bytes())
@@ -99,7 +116,8 @@ mod tests {
     #[tokio::test]
     async fn only_the_right_password_is_taken() {
         let passwords = Passwords::new();
-        let hash = passwords.hash("correct horse".to_owned().into()).await.unwrap();
+        let Kept { hash, scram } = passwords.keep("correct horse".to_owned().into()).await.unwrap();
+        assert!(scram.starts_with("SCRAM-SHA-256$"), "{scram}");
         assert!(hash.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{hash}");
         let check = |text: &str| passwords.verify(text.to_owned().into(), Some(hash.clone()));
         assert!(check("correct horse").await.unwrap());
@@ -112,7 +130,7 @@ mod tests {
     async fn a_password_out_of_bounds_is_refused() {
         let passwords = Passwords::new();
         for bad in ["short".to_owned(), "x".repeat(BYTES_MAX + 1)] {
-            assert!(matches!(passwords.hash(bad.into()).await, Err(UsersError::BadPassword)));
+            assert!(matches!(passwords.keep(bad.into()).await, Err(UsersError::BadPassword)));
         }
     }
 

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 
+use super::password::Kept;
 use super::{Grant, Permission, Scope, User, Users, UsersError, check_name};
 
 impl Users {
@@ -82,12 +83,13 @@ impl Users {
         Ok(done.rows_affected() > 0)
     }
 
-    pub(super) async fn insert(&self, name: &str, hash: &str, is_admin: bool) -> Result<(), UsersError> {
+    pub(super) async fn insert(&self, name: &str, kept: &Kept, is_admin: bool) -> Result<(), UsersError> {
         let done = sqlx::query(
-            "INSERT INTO tidemill_users (name, password_hash, is_admin, created_at) VALUES (?, ?, ?, ?)",
+            "INSERT INTO tidemill_users (name, password_hash, scram, is_admin, created_at) VALUES (?, ?, ?, ?, ?)",
         )
         .bind(name.to_owned())
-        .bind(hash.to_owned())
+        .bind(kept.hash.clone())
+        .bind(kept.scram.clone())
         .bind(i64::from(is_admin))
         .bind(Utc::now().timestamp_micros())
         .execute(self.jobs.pool())
@@ -99,9 +101,10 @@ impl Users {
         }
     }
 
-    pub(super) async fn update_hash(&self, name: &str, hash: &str) -> Result<(), UsersError> {
-        let done = sqlx::query("UPDATE tidemill_users SET password_hash = ? WHERE name = ?")
-            .bind(hash.to_owned())
+    pub(super) async fn update_password(&self, name: &str, kept: &Kept) -> Result<(), UsersError> {
+        let done = sqlx::query("UPDATE tidemill_users SET password_hash = ?, scram = ? WHERE name = ?")
+            .bind(kept.hash.clone())
+            .bind(kept.scram.clone())
             .bind(name.to_owned())
             .execute(self.jobs.pool())
             .await
@@ -109,20 +112,33 @@ impl Users {
         if done.rows_affected() == 0 { Err(UsersError::Unknown(name.to_owned())) } else { Ok(()) }
     }
 
-    /// The hash of this user, `None` when there is no such user.
-    pub(super) async fn password_hash(&self, name: &str) -> Result<Option<String>, UsersError> {
+    /// Adds what SCRAM needs to a user of an older version, unless someone set a password in between.
+    pub(super) async fn add_scram(&self, name: &str, scram: &str) -> Result<(), UsersError> {
+        sqlx::query("UPDATE tidemill_users SET scram = ? WHERE name = ? AND scram IS NULL")
+            .bind(scram.to_owned())
+            .bind(name.to_owned())
+            .execute(self.jobs.pool())
+            .await
+            .map(drop)
+            .map_err(failed("complete a user"))
+    }
+
+    /// What is kept of this user's password, `None` when there is no such user. Without SCRAM its text is empty.
+    pub(super) async fn kept_password(&self, name: &str) -> Result<Option<Kept>, UsersError> {
         if check_name(name).is_err() {
             return Ok(None);
         }
-        let row = sqlx::query("SELECT name, password_hash FROM tidemill_users WHERE name = ?")
+        let row = sqlx::query("SELECT name, password_hash, scram FROM tidemill_users WHERE name = ?")
             .bind(name.to_owned())
             .fetch_optional(self.jobs.pool())
             .await
             .map_err(failed("read a user"))?;
         let Some(row) = row else { return Ok(None) };
-        let stored: String = row.try_get("name").map_err(failed("read a user"))?;
-        let hash: String = row.try_get("password_hash").map_err(failed("read a user"))?;
-        Ok((stored == name).then_some(hash))
+        let read = failed("read a user");
+        let stored: String = row.try_get("name").map_err(&read)?;
+        let hash: String = row.try_get("password_hash").map_err(&read)?;
+        let scram: Option<String> = row.try_get("scram").map_err(&read)?;
+        Ok((stored == name).then_some(Kept { hash, scram: scram.unwrap_or_default() }))
     }
 
     async fn grants_of(&self, name: &str) -> Result<Vec<Grant>, UsersError> {

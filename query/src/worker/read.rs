@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect, PostgreSqlDia
 use datafusion::sql::sqlparser::parser::ParserError;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan, Tokenizer};
 
+use super::dialect::in_own_words;
 use super::problem::lowered;
 use crate::limits::{NESTING_MAX, OPERATORS_MAX, RELATIONS_MAX};
 use crate::{Code, Flavour, Position, Refusal};
@@ -30,17 +31,20 @@ pub(super) struct Words(Vec<TokenWithSpan>);
 
 impl Text {
     /// Reads one statement that only reads.
-    pub(super) fn read(sql: &str, flavour: Flavour) -> Result<Self, Refusal> {
+    pub(super) fn read(sql: &str, flavour: &Flavour) -> Result<Self, Refusal> {
         let dialect: &dyn Dialect = match flavour {
             Flavour::Plain => &GenericDialect {},
-            Flavour::Postgres => &PostgreSqlDialect {},
+            Flavour::Postgres { .. } => &PostgreSqlDialect {},
         };
         let words = Words::read(sql, dialect)?;
         words.check_operators()?;
         let parser =
             DFParserBuilder::new(words.0.clone()).with_dialect(dialect).with_recursion_limit(NESTING_MAX);
         let parsed = parser.build().and_then(|mut parser| parser.parse_statements());
-        let statement = words.only(parsed.map_err(|error| not_sql(&error))?)?;
+        let mut statement = words.only(parsed.map_err(|error| not_sql(&error))?)?;
+        if matches!(flavour, Flavour::Postgres { .. }) {
+            statement = in_own_words(sql, statement).map_err(|error| not_sql(&error))?;
+        }
         if !only_reads(&statement) {
             let verb = words.first().to_uppercase();
             let message = format!("{verb} is not allowed: a statement may only read");
@@ -216,7 +220,7 @@ mod tests {
     use super::*;
 
     fn refusal(sql: &str) -> Refusal {
-        match Text::read(sql, Flavour::Plain) {
+        match Text::read(sql, &Flavour::Plain) {
             Err(refusal) => refusal,
             Ok(_) => panic!("`{sql}` was taken"),
         }
@@ -260,7 +264,7 @@ mod tests {
             "DESCRIBE t",
             "-- why\nSELECT 1",
         ] {
-            assert!(Text::read(sql, Flavour::Plain).is_ok(), "{sql}");
+            assert!(Text::read(sql, &Flavour::Plain).is_ok(), "{sql}");
         }
     }
 
@@ -290,6 +294,6 @@ mod tests {
             assert_eq!(refused.code, Code::TooComplex, "{refused}");
         }
         let list = (0..5_000).map(|n| format!("-{n}")).collect::<Vec<_>>().join(",");
-        assert!(Text::read(&format!("SELECT 1 WHERE 1 IN ({list})"), Flavour::Plain).is_ok());
+        assert!(Text::read(&format!("SELECT 1 WHERE 1 IN ({list})"), &Flavour::Plain).is_ok());
     }
 }

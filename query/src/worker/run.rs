@@ -25,7 +25,7 @@ pub(super) async fn run(
     limits: &QueryLimits,
     out: &mut Stdout,
 ) -> Result<()> {
-    let text = Text::read(&statement.sql, statement.flavour)?;
+    let text = Text::read(&statement.sql, &statement.flavour)?;
     let session = catalog.session(statement).await?;
     let run = async {
         let plan = plan(&session, catalog, statement, &text).await?;
@@ -56,11 +56,12 @@ pub(super) async fn describe(
     limits: &QueryLimits,
     out: &mut Stdout,
 ) -> Result<()> {
-    let text = Text::read(&statement.sql, statement.flavour)?;
+    let text = Text::read(&statement.sql, &statement.flavour)?;
     let session = catalog.session(statement).await?;
     let describe = async {
         let plan = plan(&session, catalog, statement, &text).await?;
         let types = parameter_types(&plan)?;
+        let plan = bind_samples(plan, &types, &statement.parameters)?;
         // Without the analyzer a column may still be of a type that the rows will not have.
         let plan = session.state().analyzer().execute_and_check(
             plan,
@@ -135,10 +136,43 @@ fn bind(plan: LogicalPlan, parameters: &[Parameter]) -> Result<LogicalPlan, Data
         let Some(kind) = kind else {
             return Ok(value);
         };
-        value.cast_to(kind).map_err(|_| {
+        fitting(&value, kind).ok_or_else(|| {
             let message = format!("parameter ${} is `{value}`, which is no {}", index + 1, kind_word(kind));
             refused(Refusal::new(Code::BadParameter, message))
         })
+    });
+    let values: Vec<ScalarValue> = values.collect::<Result<_, DataFusionError>>()?;
+    plan.with_param_values(ParamValues::from(values))
+}
+
+/// The value as its place asks for it. One that would lose something on the way keeps its type, so that `id < 1.5` is
+/// not `id < 1`; what a text says is read, and must be right.
+fn fitting(value: &ScalarValue, kind: &DataType) -> Option<ScalarValue> {
+    let cast = value.cast_to(kind).ok();
+    if value.is_null() || matches!(value, ScalarValue::Utf8(_)) {
+        return cast;
+    }
+    let back = cast.as_ref().and_then(|cast| cast.cast_to(&value.data_type()).ok());
+    if back.as_ref() == Some(value) { cast } else { Some(value.clone()) }
+}
+
+/// For a description: values like those that will come, so that the columns made of them have their types.
+fn bind_samples(
+    plan: LogicalPlan,
+    types: &[Option<DataType>],
+    samples: &[Parameter],
+) -> Result<LogicalPlan, DataFusionError> {
+    if types.is_empty() {
+        return Ok(plan);
+    }
+    let values = types.iter().enumerate().map(|(index, kind)| {
+        let sample = samples.get(index).map_or(Ok(ScalarValue::Null), scalar)?;
+        match kind {
+            Some(kind) if sample.is_null() => ScalarValue::try_from(kind),
+            Some(kind) => Ok(fitting(&sample, kind).unwrap_or(ScalarValue::try_from(kind)?)),
+            None if sample.is_null() => Ok(ScalarValue::Utf8(None)),
+            None => Ok(sample),
+        }
     });
     let values: Vec<ScalarValue> = values.collect::<Result<_, DataFusionError>>()?;
     plan.with_param_values(ParamValues::from(values))
