@@ -10,6 +10,9 @@ KAFKA_VERSION=$(sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' "$HERE
 KAFKA_LIBS="$CACHE/kafka-$KAFKA_VERSION/libs"
 JAVA_MAJOR_NEEDED=17
 
+# Programs of the tests that are no servers: psql, and Python with drivers of PostgreSQL.
+PG_CLIENTS="$CACHE/pg-clients-$(cksum <"$ROOT/tests/wire/requirements.txt" | cut -d' ' -f1)"
+
 # Debian keeps mariadbd in a folder that is on root's path only.
 PATH="$PATH:/usr/sbin:/usr/local/sbin"
 
@@ -36,6 +39,11 @@ packages_for_s3() { :; }
 
 # Not a server: what the pipeline video_to_mp3 runs.
 packages_for_programs() { command -v ffmpeg ffprobe >/dev/null || echo ffmpeg; }
+
+packages_for_pg_clients() {
+  command -v psql >/dev/null || echo postgresql-client
+  python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
+}
 
 # Installs what the named servers lack, all at once, or says what to install.
 provide() {
@@ -116,6 +124,21 @@ smtp_python() {
     fi
   done
   return 1
+}
+
+fetch_pg_clients() {
+  if [[ -x $PG_CLIENTS/bin/python ]]; then return; fi
+  say "installing psycopg and SQLAlchemy into $PG_CLIENTS"
+  local part
+  part=$(mktemp -d "$CACHE/pg-clients.XXXXXX")
+  { quietly "$CACHE/pg-clients.log" python3 -m venv "$part" &&
+    quietly "$CACHE/pg-clients.log" "$part/bin/python" -m pip install --no-input --disable-pip-version-check \
+      -r "$ROOT/tests/wire/requirements.txt"; } || {
+    rm -rf "$part"
+    fail "failed to install psycopg and SQLAlchemy with pip"
+  }
+  rm -rf "$PG_CLIENTS"
+  mv "$part" "$PG_CLIENTS"
 }
 
 fetch_s3() {
