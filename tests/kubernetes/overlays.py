@@ -25,6 +25,7 @@ VALUES = [
 SECRET = {
     "database-url": "mysql://roles:secret@db.example.com:3306/tidemill",
     "tables-url": "mysql://roles:secret@db.example.com:3306/results",
+    "query-tables-url": "mysql://reader:secret@db.example.com:3306/results",
     "migrate-database-url": "mysql://owner:secret@db.example.com:3306/tidemill",
     "migrate-tables-url": "mysql://owner:secret@db.example.com:3306/results",
     "jwt-secret": "0123456789abcdef0123456789abcdef",

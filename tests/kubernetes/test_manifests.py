@@ -89,7 +89,8 @@ class Manifests(unittest.TestCase):
         jobs = self.setting("processor", "concurrency")
         processor = size(self.setting("processor", "memory")) + jobs * PROGRAM_BYTES
         uploads = self.setting("gateway", "uploads_max") * UPLOAD_BYTES
-        for role, needed in (("processor", processor), ("gateway", uploads)):
+        statements = self.setting("query", "statements_max") * size(self.setting("query", "memory"))
+        for role, needed in (("processor", processor), ("gateway", uploads + statements)):
             given = size(self.container(self.roles()[role])["resources"]["limits"]["memory"])
             self.assertGreaterEqual(given, needed + PROCESS_BYTES, role)
 
@@ -172,7 +173,7 @@ class Manifests(unittest.TestCase):
             text = json.dumps(deployment["spec"]["template"]["spec"])
             mounted[role] = {key for key in re.findall(r'"key": "([a-z-]+)"', text)}
         objects = {"objects-access-key", "objects-secret-key"}
-        self.assertEqual(mounted, {"gateway": {"database-url", "jwt-secret"} | objects,
+        self.assertEqual(mounted, {"gateway": {"database-url", "jwt-secret", "query-tables-url"} | objects,
                                    "processor": {"database-url", "tables-url"} | objects,
                                    "fetcher": {"database-url"} | objects, "notifier": {"mail-user", "mail-password"}})
         for overlay in ("prod", "options"):
