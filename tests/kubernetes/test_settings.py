@@ -63,6 +63,13 @@ class Settings(unittest.TestCase):
         roles = set(re.search(r"possible values: (.*)\]", answer.stderr)[1].split(", "))
         self.assertEqual({component(each) for each in of_kind(objects(filled()), "Deployment")}, roles)
 
+    def test_every_container_runs_a_command_that_there_is(self):
+        for folder in all_three().values():
+            for workload in of_kind(objects(folder), "Deployment", "Job"):
+                for container in workload["spec"]["template"]["spec"]["containers"]:
+                    answer = subprocess.run([BINARY, *container["args"], "--help"], text=True, capture_output=True)
+                    self.assertEqual(answer.returncode, 0, answer.stderr)
+
     def test_a_setting_that_is_none_is_refused_by_name(self):
         said = self.refusal("gateway", ("TIDEMILL_OBJECTS__URL", "TIDEMILL_OBJECTS__URLS"))
         self.assertIn("TIDEMILL_OBJECTS__URLS", said)
