@@ -11,4 +11,5 @@
 mod exact;
 mod hostile;
 mod http;
+mod lake;
 mod place;

@@ -6,6 +6,7 @@ what Python's own csv reader counts in the file.
 
 import base64
 import csv
+import importlib.util
 import io
 import json
 import os
@@ -156,7 +157,8 @@ def differences(expected, found):
 
 def main():
     binary, jars = os.path.abspath(sys.argv[1]), sys.argv[2]
-    os.environ |= {"PYSPARK_PYTHON": sys.executable, "SPARK_LOCAL_IP": "127.0.0.1"}
+    home = importlib.util.find_spec("pyspark").submodule_search_locations[0]
+    os.environ |= {"PYSPARK_PYTHON": sys.executable, "SPARK_HOME": home, "SPARK_LOCAL_IP": "127.0.0.1"}
     with zipfile.ZipFile(FLIGHTS) as archive:
         text = archive.read(archive.namelist()[0]).decode()
     folder = tempfile.mkdtemp(prefix="tidemill-spark-")
@@ -172,7 +174,9 @@ def main():
         print(f"spark {spark.version} with {executors(spark)} executors reads them", flush=True)
         assert executors(spark) == 2
         facts, by_day, by_carrier, one_day = read_by_spark(spark, os.path.join(dev.data, "objects/lake/flights"))
+        worked = os.path.join(os.environ["SPARK_HOME"], "work", spark.sparkContext.applicationId)
         spark.stop()
+        shutil.rmtree(worked, ignore_errors=True)  # the logs and jars of the executors
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     expected, expected_by_day, expected_by_carrier = counted(text)
