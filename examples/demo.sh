@@ -1,38 +1,60 @@
 #!/usr/bin/env bash
 # The demo: builds Tidemill, starts `tidemill dev` in a folder of its own, sends files, and shows what came out.
 # Ends by itself with status 0 and leaves nothing running. Needs Rust, a C and C++ compiler, make; no server.
+# TIDEMILL_BIN names a binary that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
-say "building (the first time takes some minutes)"
-cargo build --locked --bin tidemill
-tidemill="${CARGO_TARGET_DIR:-target}/debug/tidemill"
+tidemill=${TIDEMILL_BIN:-}
+if [ -z "$tidemill" ]; then
+  say "building (the first time takes some minutes)"
+  cargo build --locked --bin tidemill
+  tidemill="${CARGO_TARGET_DIR:-target}/debug/tidemill"
+fi
 
 data=$(mktemp -d)
-server=
+running=()
 finish() {
-  if [ -n "$server" ]; then kill "$server" 2>/dev/null || true; wait "$server" 2>/dev/null || true; fi
+  if ((${#running[@]})); then
+    kill "${running[@]}" 2>/dev/null || true
+    wait "${running[@]}" 2>/dev/null || true
+  fi
   rm -rf "$data"
 }
 trap finish EXIT
 trap 'exit 130' INT TERM
 
-say "tidemill dev: gateway, processor and notifier in one process, all state in one folder"
+# Prints the first URL that a program tells of on its way up.
+url_of() {
+  local url
+  for _ in $(seq 1 600); do
+    url=$(cat "$data/$1".* 2>/dev/null | sed -n 's|.*\(http://127\.0\.0\.1:[0-9]*\).*|\1|p' | head -n 1)
+    [ -n "$url" ] && { echo "$url"; return; }
+    kill -0 "$2" 2>/dev/null || break
+    sleep 0.1
+  done
+  echo "$1 did not come up" >&2
+  cat "$data/$1".* >&2
+  return 1
+}
+
+say "tidemill mock-api: 200 pages of made-up readings of sensors, to fetch from"
+"$tidemill" mock-api --listen 127.0.0.1:0 --pages 200 --records 20 --latency 20ms >"$data/api.out" 2>"$data/api.log" &
+running+=($!)
+api=$(url_of api $!)
+echo "it is up at $api"
+cp -r pipelines "$data/pipelines"
+sed "s|http://127.0.0.1:8099|$api|" pipelines/sensor_readings.yaml >"$data/pipelines/sensor_readings.yaml"
+
+say "tidemill dev: gateway, processor, fetcher and notifier in one process, all state in one folder"
 TIDEMILL_PASSWORD=$(od -An -N12 -tx1 /dev/urandom | tr -d ' \n')
 export TIDEMILL_PASSWORD
 TIDEMILL_ADMIN_PASSWORD=$TIDEMILL_PASSWORD "$tidemill" dev --data "$data/state" --listen 127.0.0.1:0 \
-  >"$data/dev.out" 2>"$data/dev.log" &
-server=$!
-TIDEMILL_URL=
-for _ in $(seq 1 300); do
-  TIDEMILL_URL=$(sed -n 's/.*\(http:\/\/127\.0\.0\.1:[0-9]*\).*/\1/p' "$data/dev.out" "$data/dev.log" | head -n 1)
-  [ -n "$TIDEMILL_URL" ] && break
-  kill -0 "$server" 2>/dev/null || { cat "$data/dev.out" "$data/dev.log"; exit 1; }
-  sleep 0.1
-done
-[ -n "$TIDEMILL_URL" ] || { echo "tidemill dev did not come up"; cat "$data/dev.log"; exit 1; }
+  --pipelines "$data/pipelines" --set 'fetcher.allow=["127.0.0.0/8"]' >"$data/dev.out" 2>"$data/dev.log" &
+running+=($!)
+TIDEMILL_URL=$(url_of dev $!)
 export TIDEMILL_URL
 echo "it is up at $TIDEMILL_URL"
 
@@ -44,6 +66,26 @@ done
 say "flights: airlines, and January 2013 of all flights from New York, NA as null"
 "$tidemill" send airlines examples/data/nycflights13/airlines.csv
 "$tidemill" send flights examples/data/nycflights13/flights-2013-01.csv
+
+say "an API: 200 pages are fetched, each lands once, and one job takes them all: tidemill fetch"
+"$tidemill" fetch sensor_readings --data "$data/state" --pipelines "$data/pipelines" --set 'fetcher.allow=["127.0.0.0/8"]'
+
+say "a delayed job: the files are pushed to the object store first, then one job runs over both: tidemill jobs submit"
+head -n 6 examples/data/employees/departments.csv >"$data/first.csv"
+tail -n +7 examples/data/employees/departments.csv >"$data/second.csv"
+"$tidemill" jobs submit departments "$data/first.csv" "$data/second.csv" --wait
+
+say "files to files: a video goes up, its sound comes back as an MP3"
+if command -v ffmpeg >/dev/null && command -v ffprobe >/dev/null; then
+  ffmpeg -loglevel error -f lavfi -i testsrc=duration=2:size=160x120 -f lavfi -i sine=duration=2 -shortest "$data/talk.mp4"
+  "$tidemill" send video_to_mp3 "$data/talk.mp4"
+  token=$(curl -sf -u "admin:$TIDEMILL_PASSWORD" -X POST "$TIDEMILL_URL/v1/login" | sed 's/.*"token":"\([^"]*\)".*/\1/')
+  job=$("$tidemill" jobs list --data "$data/state" --pipeline video_to_mp3 --json | sed -n 's/.*"job_id": *"\([^"]*\)".*/\1/p' | head -n 1)
+  curl -sf -H "Authorization: Bearer $token" "$TIDEMILL_URL/v1/jobs/$job/files/talk.mp3" -o "$data/talk.mp3"
+  ffprobe -v error -show_entries stream=codec_name,duration -of default=noprint_wrappers=1 "$data/talk.mp3"
+else
+  echo "ffmpeg is not installed: left out (Debian's package is named ffmpeg)"
+fi
 
 say "what the database says: tidemill query"
 for name in departments_above_mean_2021 hires_by_quarter_2021; do
@@ -58,6 +100,10 @@ done
          round(avg(dep_delay), 1) AS mean_delay_minutes
   FROM flights JOIN airlines a ON a.carrier = flights.carrier
   GROUP BY a.name ORDER BY flights DESC LIMIT 5"
+echo "-- what was fetched"
+"$tidemill" query --data "$data/state" "
+  SELECT status, count(*) AS readings, round(avg(temperature_c), 1) AS mean_temperature_c
+  FROM sensor_readings GROUP BY status ORDER BY status"
 
 say "every count added up again, from the object, the rejects and the ledger: tidemill jobs verify"
 "$tidemill" jobs list --data "$data/state"
