@@ -31,7 +31,7 @@ pub(super) fn schema_bytes(schema: &Schema) -> Result<Vec<u8>> {
 
 /// Writes rows in one format.
 pub(super) enum Encoder<'a> {
-    Arrow(StreamWriter<Chunks<'a>>),
+    Arrow(Box<StreamWriter<Chunks<'a>>>),
     Csv(csv::Writer<Chunks<'a>>),
     Json { writer: json::Writer<Chunks<'a>, JsonArray>, plain: SchemaRef, rows: usize },
 }
@@ -40,7 +40,7 @@ impl<'a> Encoder<'a> {
     pub(super) fn new(format: Format, schema: &SchemaRef, out: &'a mut Stdout) -> Result<Self> {
         let mut chunks = Chunks { out, bytes: Vec::with_capacity(CHUNK_BYTES) };
         Ok(match format {
-            Format::Arrow => Encoder::Arrow(StreamWriter::try_new(chunks, schema)?),
+            Format::Arrow => Encoder::Arrow(Box::new(StreamWriter::try_new(chunks, schema)?)),
             Format::Csv => {
                 let mut writer = csv::WriterBuilder::new().with_header(true).build(chunks);
                 // The header comes with the first batch, also when that has no rows.

@@ -51,7 +51,7 @@ impl VisitorMut for Nothing {
         if let SetExpr::Select(select) = query.body.as_mut() {
             name_columns(select);
             if gives_no_rows(select) {
-                *select = Box::new(without_rows(select));
+                **select = without_rows(select);
                 query.order_by = None;
             }
         }
