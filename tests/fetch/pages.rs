@@ -88,6 +88,18 @@ async fn numbered_pages_are_fetched_until_one_is_empty_or_not_found() {
 }
 
 #[tokio::test]
+async fn numbered_pages_of_json_end_where_the_records_of_the_format_end() {
+    let api = Api::start(|asked| match asked.number() {
+        number @ 1..=5 => json(format!("{{\"items\": [{{\"id\": {number}}}], \"page\": {number}}}")),
+        number => json(format!("{{\"items\": [], \"page\": {number}}}")),
+    })
+    .await;
+    let place = Place::new().await;
+    let source = "{ url: BASE/readings, pages: { number: { parameter: page } } }\nformat: { json: { records: '$.items[*]' } }";
+    assert_eq!(place.job(&pipeline(&api.base, source)).await.files_to_process.len(), 5);
+}
+
+#[tokio::test]
 async fn a_first_page_without_records_is_a_job_of_one_empty_page() {
     let api = Api::start(|_| Some("id\n".into_response())).await;
     let place = Place::new().await;

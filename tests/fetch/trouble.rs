@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
+use object_store::ObjectStoreExt;
+use tidemill_ingest::RunEnd;
 
 use crate::api::{Api, csv, index, json};
 use crate::place::{Place, pipeline};
@@ -104,6 +106,27 @@ async fn half_a_json_is_asked_for_again_and_then_refused() {
     let error = place.failure(&pipeline(&api.base, &source)).await;
     assert!(error.ends_with("answered with half a JSON document: its end is missing"), "{error}");
     assert_eq!(api.hits("/readings"), 2);
+}
+
+#[tokio::test]
+async fn half_a_json_behind_a_link_leaves_no_object() {
+    let api = Api::start(|asked| match asked.target.as_str() {
+        "/readings" => index(asked, 2),
+        "/pages/0" => json("[{\"id\": 0}]".to_owned()),
+        _ => json("[{\"id\": 1}, {\"id".to_owned()),
+    })
+    .await;
+    let place = Place::new().await;
+    let source = LINKS.replace("} } }", "} }, limits: { attempts: 2 } }\nformat: { json: {} }");
+    let claim = place.claim().await;
+    let end = place.run(&pipeline(&api.base, &source), &claim, Default::default()).await.unwrap();
+    let RunEnd::Failed(error) = end else { panic!("{end:?}") };
+    assert!(
+        error.to_string().ends_with("/pages/1 answered with half a JSON document: its end is missing"),
+        "{error}"
+    );
+    let key = format!("landing/readings/{}/page-000001.json", claim.run_id);
+    assert!(place.objects.head(&key.as_str().into()).await.is_err());
 }
 
 #[tokio::test]

@@ -145,8 +145,8 @@ impl Run {
         look.judge().map_err(|found| wrong(&got.url, found))?;
         got.landed.size_bytes = got.body.len() as u64;
         got.landed.content_sha256 = hex::encode(Sha256::digest(&got.body));
-        if let Pages::Number { records, .. } = &self.source.pages {
-            let (records, body) = (records.clone(), got.body.clone());
+        if let Pages::Number { .. } = &self.source.pages {
+            let (records, body) = (self.records.clone(), got.body.clone());
             let empty = blocking(move || is_empty(expected, records.as_ref(), &body)).await?;
             got.is_end = empty.map_err(|message| wrong(&got.url, (message, Retry::Later)))?;
         }

@@ -7,9 +7,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::SecondsFormat;
+use serde_json_path::JsonPath;
 use sha2::{Digest, Sha256};
 use tidemill_jobs::{JobStore, LandedPage, NewJob, Page, SlotClaim};
-use tidemill_pipelines::{Duplicates, HttpSource, Pages, Pipeline, Retry, Slot};
+use tidemill_pipelines::{Duplicates, Format, HttpSource, Pages, Pipeline, Retry, Slot};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use url::Url;
@@ -33,6 +34,8 @@ pub(super) struct Run {
     pub(super) credentials: Credentials,
     pub(super) expected: Expected,
     pub(super) ending: &'static str,
+    /// Where records stand in a JSON page.
+    pub(super) records: Option<JsonPath>,
     first: Url,
     reading: Reading,
     progress: watch::Sender<Progress>,
@@ -65,6 +68,7 @@ impl Run {
                 _ => Expected::of(&pipeline),
             },
             ending: Expected::ending(&pipeline),
+            records: records(&source, &pipeline),
             reading: Reading { key_parameter },
             fetcher,
             pipeline,
@@ -297,6 +301,18 @@ impl Run {
 
     fn jobs(&self) -> &JobStore {
         &self.fetcher.jobs
+    }
+}
+
+/// What the numbered pages say of their records, or else the format.
+fn records(source: &HttpSource, pipeline: &Pipeline) -> Option<JsonPath> {
+    let format = match &pipeline.format {
+        Format::Json(json) => json.records.as_ref().and_then(|path| JsonPath::parse(path.as_str()).ok()),
+        _ => None,
+    };
+    match &source.pages {
+        Pages::Number { records: Some(own), .. } => Some(own.clone()),
+        _ => format,
     }
 }
 
