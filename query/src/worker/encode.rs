@@ -32,7 +32,7 @@ pub(super) fn schema_bytes(schema: &Schema) -> Result<Vec<u8>> {
 /// Writes rows in one format.
 pub(super) enum Encoder<'a> {
     Arrow(Box<StreamWriter<Chunks<'a>>>),
-    Csv(csv::Writer<Chunks<'a>>),
+    Csv(Box<csv::Writer<Chunks<'a>>>),
     Json { writer: json::Writer<Chunks<'a>, JsonArray>, plain: SchemaRef, rows: usize },
 }
 
@@ -45,7 +45,7 @@ impl<'a> Encoder<'a> {
                 let mut writer = csv::WriterBuilder::new().with_header(true).build(chunks);
                 // The header comes with the first batch, also when that has no rows.
                 writer.write(&RecordBatch::new_empty(Arc::clone(schema)))?;
-                Encoder::Csv(writer)
+                Encoder::Csv(Box::new(writer))
             }
             Format::Json => {
                 let columns = schema.fields().iter();
