@@ -140,6 +140,14 @@ Tables of the sinks stand in the schema `public`, Tidemill's own (`tidemill.jobs
     /// Look at jobs, prove them, try them again
     #[command(subcommand)]
     Jobs(JobsCommand),
+    /// Copy the reports of jobs that succeeded since the last time to one folder
+    #[command(after_help = "\
+The folder is `to` of the pipeline's `collect`, or collected/PIPELINE, of the object store; the jobs become
+`downloaded`. The role `fetcher` does the same on the cron lines of `collect`.")]
+    Collect {
+        /// Name of the pipeline
+        pipeline: String,
+    },
     /// Manage users and what they may do
     #[command(subcommand)]
     User(UserCommand),
@@ -223,6 +231,17 @@ pub struct SendArgs {
     /// Files, sent one after the other
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// Where to, and as whom.
+    #[command(flatten)]
+    pub login: LoginArgs,
+    /// How many refused records are shown
+    #[arg(long, default_value_t = 5, value_name = "N")]
+    pub rejects: usize,
+}
+
+/// A gateway and who asks it.
+#[derive(Debug, Args)]
+pub struct LoginArgs {
     /// The gateway, also TIDEMILL_URL
     #[arg(long, default_value = "http://127.0.0.1:8080", env = "TIDEMILL_URL", hide_env = true)]
     pub url: String,
@@ -232,9 +251,35 @@ pub struct SendArgs {
     /// File with the password on its first line; without it TIDEMILL_PASSWORD is taken
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
-    /// How many refused records are shown
-    #[arg(long, default_value_t = 5, value_name = "N")]
-    pub rejects: usize,
+}
+
+/// A job over files that are pushed to the object store.
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Asks the gateway for a place for each file, pushes the files there (to the object store itself where it signs URLs),
+and posts one job over them, which runs after all that were posted before. Prints the job.
+
+Examples:
+  TIDEMILL_PASSWORD=… tidemill jobs submit sales may-*.csv
+  tidemill jobs submit sales may.csv --parameter day=2024-05-01 --wait --user ann --password-file ann.secret")]
+pub struct SubmitArgs {
+    /// Name of the pipeline
+    pub pipeline: String,
+    /// Files of the job, in the order in which they are read
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// A parameter of the pipeline; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = key_value)]
+    pub parameter: Vec<(String, String)>,
+    /// Makes a repetition safe: the same key gets the same job
+    #[arg(long, value_name = "KEY")]
+    pub idempotency_key: Option<String>,
+    /// Wait for the end of the job and tell what was taken and what was refused
+    #[arg(long)]
+    pub wait: bool,
+    /// Where to, and as whom.
+    #[command(flatten)]
+    pub login: LoginArgs,
 }
 
 /// A role, for `check --role`.
@@ -266,6 +311,9 @@ pub struct RunArgs {
     /// Where the refused records go as CSV
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,
+    /// A parameter of the pipeline; may be repeated
+    #[arg(long, value_name = "NAME=VALUE", value_parser = key_value)]
+    pub parameter: Vec<(String, String)>,
     /// A table that the pipeline refers to, as a file of the pipeline that writes it; may be repeated
     #[arg(long, value_name = "NAME=FILE", value_parser = key_value)]
     pub table: Vec<(String, String)>,
@@ -302,6 +350,8 @@ records in = written + rejected + filtered. Exit status 1 when they do not add u
         /// Its id
         id: String,
     },
+    /// Push files and post a job over them, to run in the order of arrival
+    Submit(SubmitArgs),
     /// Queue a failed job again
     Retry {
         /// Its id

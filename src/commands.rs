@@ -1,6 +1,7 @@
 //! The commands: each does one thing with the parts of the settings, answers on stdout, and ends.
 
 mod check;
+mod collect;
 mod doctor;
 mod fetch;
 mod jobs;
@@ -9,6 +10,7 @@ mod mock_api;
 mod query;
 mod run_file;
 mod send;
+mod submit;
 mod tables;
 mod test_cases;
 mod users;
@@ -22,7 +24,7 @@ use rand::distr::Alphanumeric;
 use tidemill_jobs::JobStore;
 use tidemill_pipelines::{Pipeline, PipelineSet};
 
-use crate::cli::Command;
+use crate::cli::{Command, JobsCommand};
 use crate::parts::{COMMAND_WAIT, Parts};
 use crate::settings::{self, Purpose, Secret, Sources, Span};
 use crate::telemetry;
@@ -40,7 +42,10 @@ pub async fn run(command: &Command, sources: &Sources, json: bool) -> Result<Exi
             fetch::run(&standing_parts(sources)?, pipeline, *slot, json).await
         }
         Command::Query(args) => query::run(&standing_parts(sources)?, args, json).await,
+        // A client of a gateway: it needs none of the parts.
+        Command::Jobs(JobsCommand::Submit(args)) => submit::run(args, json).await,
         Command::Jobs(command) => jobs::run(&standing_parts(sources)?, command, json).await,
+        Command::Collect { pipeline } => collect::run(&standing_parts(sources)?, pipeline, json).await,
         Command::User(command) => users::run(&parts(sources)?, command, json).await,
         Command::Migrate => migrate::run(&parts(sources)?, json).await,
         Command::Doctor => doctor::run(&parts(sources)?, json).await,

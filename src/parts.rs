@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use object_store::ObjectStore;
+use object_store::signer::Signer;
 use tidemill_gateway::GatewaySettings;
 use tidemill_ingest::{FetchMetrics, Fetcher, FetcherParts, Landing, LandingLimits};
 use tidemill_jobs::{EmbeddedLog, EventLog, JobStore, KafkaLog, KafkaSettings, StoreLimits};
@@ -145,6 +146,14 @@ impl Parts {
             run_limit: settings.run_limit.get(),
             metrics,
         })?)
+    }
+
+    /// What signs URLs of the object store for senders, where it can.
+    pub fn signer(&self) -> Result<Option<Arc<dyn Signer>>> {
+        match &self.settings.objects.url {
+            Some(url) => objects::signer(url, &self.settings.objects),
+            None => Ok(None),
+        }
     }
 
     /// Mail and webhooks.

@@ -91,7 +91,7 @@ pub struct Tables {
 }
 
 /// The object store.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Objects {
     /// `s3://bucket/prefix` or `file:///folder`.
@@ -110,6 +110,10 @@ pub struct Objects {
     pub secret_key_file: Option<PathBuf>,
     /// Whether the endpoint may be plain http.
     pub allow_http: bool,
+    /// Whether senders of delayed jobs get URLs of the store itself.
+    pub presign: bool,
+    /// The endpoint as senders reach it.
+    pub public_endpoint: Option<String>,
 }
 
 /// The broker.
@@ -353,6 +357,23 @@ impl Default for Database {
 impl Default for Tables {
     fn default() -> Self {
         Self { url: None, url_file: None, connections: 8, local_infile: true, lock_wait: Span::seconds(50) }
+    }
+}
+
+impl Default for Objects {
+    fn default() -> Self {
+        Self {
+            url: None,
+            endpoint: None,
+            region: None,
+            access_key: None,
+            access_key_file: None,
+            secret_key: None,
+            secret_key_file: None,
+            allow_http: false,
+            presign: true,
+            public_endpoint: None,
+        }
     }
 }
 

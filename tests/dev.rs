@@ -270,3 +270,59 @@ async fn killed_again_and_again_the_lake_has_each_row_once() {
     ids.sort_unstable();
     assert!(ids.into_iter().eq(0..i64::try_from(all).unwrap()));
 }
+
+/// Files that are pushed are read with the parameters of their job.
+const DAYS: &str = "\
+pipeline: days
+parameters: [{ name: day, type: date }, { name: factor, type: float64, default: 1.5 }]
+columns: [{ name: id, type: int64 }]
+steps:
+  - check: { name: small, where: \"id < $factor * 10\", else: reject }
+  - sql: SELECT id, id * $factor AS much, $day AS day FROM input
+rejects: { tolerate: 50%, then: abort }
+sinks: [{ table: { name: days, mode: upsert, key: [id] } }]
+";
+
+#[tokio::test]
+async fn files_are_pushed_through_the_gateway_and_their_report_is_collected() {
+    let folder = TempDir::new().unwrap();
+    let (data, pipelines) = (folder.path().join("data"), folder.path().join("pipelines"));
+    std::fs::create_dir(&pipelines).unwrap();
+    std::fs::write(pipelines.join("days.yaml"), DAYS).unwrap();
+    std::fs::write(folder.path().join("a.csv"), "id\n1\n14\n15\n").unwrap();
+    let dev = Dev::start(&data, &pipelines).await;
+    let submit = |arguments: &[&str]| {
+        tidemill(&data, &pipelines)
+            .args(["--json", "jobs", "submit", "days", "a.csv", "--url", &dev.url, "--wait"])
+            .args(arguments)
+            .env("TIDEMILL_PASSWORD", PASSWORD)
+            .output()
+            .unwrap()
+    };
+    let refused = submit(&[]);
+    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert!(refused.status.code() == Some(1) && told.contains("`day` is missing"), "{told}");
+    let done = submit(&["--parameter", "day=2024-05-01", "--idempotency-key", "may"]);
+    let told = String::from_utf8_lossy(&done.stderr).into_owned();
+    let job: Value = serde_json::from_slice(&done.stdout).unwrap_or_else(|error| panic!("{error} {told}"));
+    assert_eq!(
+        (job["status"].as_str(), &job["records_rejected"]),
+        (Some("success"), &1.into()),
+        "{job} {told}"
+    );
+    let rows = json(&data, &pipelines, &["query", "SELECT * FROM days ORDER BY id"]);
+    assert_eq!((&rows[1]["id"], &rows[1]["much"]), (&14.into(), &21.0.into()), "{rows}");
+    assert!(rows[1]["day"].as_str().unwrap().starts_with("2024-05-01"), "{rows}");
+    let id = job["job_id"].as_str().unwrap();
+    assert_eq!(json(&data, &pipelines, &["jobs", "verify", id])["holds"], true);
+
+    let collected = json(&data, &pipelines, &["collect", "days"]);
+    assert_eq!(collected["collected"][0]["jobs"], 1, "{collected}");
+    let to = data.join("objects").join(collected["collected"][0]["folder"].as_str().unwrap());
+    let report = std::fs::read_to_string(to.join(id).join("report.json")).unwrap();
+    assert!(report.contains(id), "{report}");
+    assert!(to.join("manifest.json").exists());
+    assert_eq!(dev.ended(id).await["status"], "downloaded");
+    let again = json(&data, &pipelines, &["collect", "days"]);
+    assert_eq!(again["collected"], serde_json::json!([]));
+}

@@ -89,7 +89,7 @@ impl Plant {
             source.duplicates = Duplicates::Accept;
         }
         let landing = Landing::new(Arc::clone(&self.objects), self.jobs.clone(), LandingLimits::default());
-        let upload = Upload { sender: "bench".to_owned(), file_name: None, idempotency_key: None };
+        let upload = Upload { sender: "bench".to_owned(), ..Upload::default() };
         let file = tokio::fs::File::open(file).await?;
         let body = futures::stream::try_unfold(file, |mut file| async move {
             let mut piece = vec![0; PIECE_BYTES];

@@ -1,7 +1,9 @@
-//! Extractors whose refusals are problems: the query string, and names and ids in the path.
+//! Extractors whose refusals are problems: the query string, names and ids in the path, bodies of JSON.
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use tidemill_jobs::JobId;
 use tidemill_pipelines::Pipeline;
@@ -40,6 +42,30 @@ impl<T: DeserializeOwned + Send, S: Send + Sync> FromRequestParts<S> for Path<T>
                 Err(Problem::bad_request("bad_path", detail))
             }
         }
+    }
+}
+
+/// A body of JSON as a struct; its largest size is that of axum, 2 MiB.
+pub(crate) struct JsonBody<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for JsonBody<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let bytes = Bytes::from_request(request, state).await;
+        let bytes = bytes.map_err(|error| match error.status() {
+            StatusCode::PAYLOAD_TOO_LARGE => {
+                Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", "the body is larger than 2 MiB")
+            }
+            _ => Problem::bad_request("broken_off", error.body_text().to_lowercase()),
+        })?;
+        // A list would be taken for the fields of a struct in their order.
+        if !bytes.trim_ascii_start().starts_with(b"{") {
+            return Err(Problem::bad_request("bad_body", "the body is not a JSON object"));
+        }
+        serde_json::from_slice(&bytes).map(Self).map_err(|error| {
+            Problem::bad_request("bad_body", format!("the body is not the JSON that is asked for: {error}"))
+        })
     }
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use object_store::ObjectStore;
+use object_store::signer::Signer;
 use prometheus::Registry;
 use tidemill_ingest::Landing;
 use tidemill_jobs::JobStore;
@@ -46,6 +47,8 @@ pub struct GatewayParts {
     pub landing: Landing,
     /// Where rejects and artifacts are read from.
     pub objects: Arc<dyn ObjectStore>,
+    /// Signs URLs by which senders push to the object store; without it they push through the gateway.
+    pub signer: Option<Arc<dyn Signer>>,
     /// Who may log in.
     pub users: Users,
     /// Answers SQL.
@@ -79,6 +82,7 @@ impl Gateway {
             jobs: parts.jobs,
             landing: parts.landing,
             objects: parts.objects,
+            signer: parts.signer,
             users: parts.users,
             query: parts.query,
             registry: parts.registry,
@@ -101,6 +105,7 @@ pub(crate) struct State {
     pub(crate) jobs: JobStore,
     pub(crate) landing: Landing,
     pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) signer: Option<Arc<dyn Signer>>,
     pub(crate) users: Users,
     pub(crate) query: Workers,
     pub(crate) tokens: Tokens,

@@ -7,6 +7,7 @@
 
 mod artifacts;
 mod caller;
+mod delayed;
 mod extract;
 mod gateway;
 mod health;

@@ -4,7 +4,7 @@ use axum::Json;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
 
-use crate::{artifacts, health, jobs, login, me, metrics, pipelines, query, uploads};
+use crate::{artifacts, delayed, health, jobs, login, me, metrics, pipelines, query, uploads};
 
 #[derive(OpenApi)]
 #[openapi(
@@ -14,7 +14,7 @@ use crate::{artifacts, health, jobs, login, me, metrics, pipelines, query, uploa
         contact(), license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     paths(
-        login::login, me::me, pipelines::list, pipelines::show, uploads::upload, jobs::list, jobs::show,
+        login::login, me::me, pipelines::list, pipelines::show, uploads::upload, delayed::places, delayed::push, delayed::submit, jobs::list, jobs::show,
         jobs::retry, jobs::cancel, artifacts::rejects, artifacts::file, health::healthz, health::readyz,
         query::query, metrics::metrics, openapi
     ),

@@ -30,6 +30,9 @@ pub struct ProblemBody {
     /// A stable word for programs.
     #[schema(example = "unknown_pipeline")]
     pub code: String,
+    /// The keys of the objects that it is about.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<String>,
     /// This very request: `urn:tidemill:request:` and the id that is also in `x-request-id` and in the logs.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub instance: Option<String>,
@@ -41,13 +44,14 @@ pub struct Problem {
     status: StatusCode,
     code: &'static str,
     detail: String,
+    keys: Vec<String>,
     header: Option<(HeaderName, HeaderValue)>,
 }
 
 impl Problem {
     /// A problem with this status and stable code; the detail is lowercase, what failed on what.
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, code, detail: detail.into(), header: None }
+        Self { status, code, detail: detail.into(), keys: Vec::new(), header: None }
     }
 
     /// 400: the request cannot be understood.
@@ -114,6 +118,12 @@ impl Problem {
         self
     }
 
+    /// Lists the objects that it is about.
+    pub fn with_keys(mut self, keys: Vec<String>) -> Self {
+        self.keys = keys;
+        self
+    }
+
     fn body(&self) -> ProblemBody {
         ProblemBody {
             type_: format!("urn:tidemill:problem:{}", self.code),
@@ -121,6 +131,7 @@ impl Problem {
             status: self.status.as_u16(),
             detail: self.detail.clone(),
             code: self.code.to_owned(),
+            keys: self.keys.clone(),
             instance: request_id().map(|id| format!("urn:tidemill:request:{id}")),
         }
     }
@@ -147,6 +158,7 @@ impl From<tidemill_jobs::Error> for Problem {
             Jobs::IdempotencyConflict { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_conflict", error.to_string())
             }
+            Jobs::ObjectTaken { .. } => Self::new(StatusCode::CONFLICT, "object_taken", error.to_string()),
             Jobs::TooLong { .. } => Self::bad_request("too_long", error.to_string()),
             Jobs::NotAllowed { .. } => Self::new(StatusCode::CONFLICT, "not_allowed", error.to_string()),
             _ => Self::internal(&error),
@@ -157,12 +169,17 @@ impl From<tidemill_jobs::Error> for Problem {
 impl From<tidemill_ingest::Error> for Problem {
     fn from(error: tidemill_ingest::Error) -> Self {
         use tidemill_ingest::Error as Ingest;
+        let detail = error.to_string();
         match error {
-            Ingest::TooLarge { .. } => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", error.to_string())
+            Ingest::TooLarge { .. } => Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail),
+            Ingest::PushedTooLarge { keys, .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail).with_keys(keys)
             }
-            Ingest::NoUploads { .. } => Self::new(StatusCode::CONFLICT, "no_uploads", error.to_string()),
-            Ingest::BrokenOff { .. } => Self::bad_request("broken_off", error.to_string()),
+            Ingest::NoUploads { .. } => Self::new(StatusCode::CONFLICT, "no_uploads", detail),
+            Ingest::Missing { keys } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "missing_objects", detail).with_keys(keys)
+            }
+            Ingest::BrokenOff { .. } => Self::bad_request("broken_off", detail),
             Ingest::Objects { .. } => Self::unavailable("the object store", &error),
             Ingest::Jobs(error) => error.into(),
         }

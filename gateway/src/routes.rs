@@ -6,22 +6,26 @@ use axum::extract::{DefaultBodyLimit, OriginalUri, Request, State};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Router, handler::Handler};
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::gateway::Shared;
 use crate::problem::Problem;
-use crate::{artifacts, health, jobs, login, me, metrics, observe, openapi, pipelines, query, uploads};
+use crate::{
+    artifacts, delayed, health, jobs, login, me, metrics, observe, openapi, pipelines, query, uploads,
+};
 
 pub(crate) fn router(shared: Shared) -> Router {
     let upload = post(uploads::upload.layer(DefaultBodyLimit::disable()));
+    let push = put(delayed::push.layer(DefaultBodyLimit::disable()));
     let timed = Router::new()
         .route("/v1/login", post(login::login))
         .route("/v1/me", get(me::me))
         .route("/v1/pipelines", get(pipelines::list))
         .route("/v1/pipelines/{name}", get(pipelines::show))
-        .route("/v1/jobs", get(jobs::list))
+        .route("/v1/pipelines/{name}/objects", post(delayed::places))
+        .route("/v1/jobs", get(jobs::list).post(delayed::submit))
         .route("/v1/jobs/{id}", get(jobs::show))
         .route("/v1/jobs/{id}/retry", post(jobs::retry))
         .route("/v1/jobs/{id}/cancel", post(jobs::cancel))
@@ -37,6 +41,7 @@ pub(crate) fn router(shared: Shared) -> Router {
     Router::new()
         .route("/v1/pipelines/{name}/uploads", upload)
         .route("/v1/query", query)
+        .route("/v1/objects/{*key}", push)
         .merge(timed)
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method)

@@ -3,8 +3,10 @@
 //! It promises: what can be refused is refused before a byte of the body is taken; a 202 is given only for what
 //! is safely landed; an upload that breaks off leaves nothing.
 
-mod body;
-mod request;
+pub(crate) mod body;
+pub(crate) mod request;
+
+use std::collections::BTreeMap;
 
 use axum::Json;
 use axum::body::Body;
@@ -13,6 +15,7 @@ use axum::http::header::LOCATION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use serde_json::Value;
 use tidemill_ingest::Upload;
 use tidemill_jobs::{Job, Landed};
 use tidemill_pipelines::{Pipeline, PipelineName};
@@ -20,6 +23,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use crate::caller::Caller;
+use crate::delayed::parameters;
 use crate::extract::{Path, QueryString, pipeline};
 use crate::gateway::Shared;
 use crate::metrics::Gauged;
@@ -99,6 +103,7 @@ pub(crate) async fn upload(
 struct Admitted {
     pipeline: PipelineName,
     request: Request,
+    parameters: BTreeMap<String, Value>,
     sender: String,
     place: OwnedSemaphorePermit,
 }
@@ -118,12 +123,18 @@ fn admit(
     }
     let QueryString(query) = query?;
     let request = Request::read(pipeline, headers, query.name)?;
-    let place = shared.uploads.clone().try_acquire_owned().map_err(|_| {
+    let parameters = parameters(pipeline, &BTreeMap::new())?;
+    let place = place(shared)?;
+    let (pipeline, sender) = (pipeline.name.clone(), caller.user.name.clone());
+    Ok(Admitted { pipeline, request, parameters, sender, place })
+}
+
+/// A place among the uploads at once.
+pub(crate) fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Problem> {
+    shared.uploads.clone().try_acquire_owned().map_err(|_| {
         let detail = "too many uploads are under way; try again in a moment";
         Problem::try_later(StatusCode::SERVICE_UNAVAILABLE, "too_many_uploads", detail, 2)
-    })?;
-    let (pipeline, sender) = (pipeline.name.clone(), caller.user.name.clone());
-    Ok(Admitted { pipeline, request, sender, place })
+    })
 }
 
 /// The landing runs in a task of its own: when the connection goes away, hyper drops the handler, and what was
@@ -137,7 +148,7 @@ async fn land(shared: Shared, admitted: Admitted, body: Body) -> Result<Response
 }
 
 async fn run(shared: Shared, admitted: Admitted, body: Body) -> Result<Landed, Problem> {
-    let Admitted { pipeline: name, request, sender, place: _place } = admitted;
+    let Admitted { pipeline: name, request, parameters, sender, place: _place } = admitted;
     let _under_way = Gauged::new(&shared.metrics.uploads_under_way);
     let pipeline = pipeline(&shared, name.as_str())?;
     let body = UploadBody::new(body, request.length, &shared);
@@ -148,7 +159,7 @@ async fn run(shared: Shared, admitted: Admitted, body: Body) -> Result<Landed, P
             (body, request.file_name.or(form_name))
         }
     };
-    let upload = Upload { sender, file_name, idempotency_key: request.idempotency_key };
+    let upload = Upload { sender, file_name, idempotency_key: request.idempotency_key, parameters };
     let landed = land_body(&shared, pipeline, upload, &mut body).await;
     count(&shared, name.as_str(), &landed);
     landed
@@ -162,13 +173,7 @@ async fn land_body(
 ) -> Result<Landed, Problem> {
     match shared.landing.land(pipeline, upload, &mut *body).await {
         Ok(landed) => Ok(landed),
-        Err(error) => {
-            let fault = body.take_fault();
-            if fault.is_none() {
-                body::drain(body).await;
-            }
-            Err(fault.map_or_else(|| Problem::from(error), Problem::from))
-        }
+        Err(error) => Err(body.refusal(error).await),
     }
 }
 
@@ -183,7 +188,7 @@ fn count(shared: &Shared, pipeline: &str, landed: &Result<Landed, Problem>) {
     }
 }
 
-fn answer(landed: Landed) -> Response {
+pub(crate) fn answer(landed: Landed) -> Response {
     match landed {
         Landed::New(job) => accepted(job),
         Landed::Duplicate(job) => {

@@ -1,11 +1,13 @@
 //! What the API shows: jobs and pipelines as JSON, with the names that scripts rely on.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use tidemill_jobs::{Job, JobStatus};
 use tidemill_pipelines::{
-    Column, ColumnType, CsvFormat, Duplicates, FileName, Format, Header, Pipeline, Source, TableName,
-    TimeFormat,
+    Column, ColumnType, CsvFormat, Duplicates, FileName, Format, Header, Parameter, ParameterValue, Pipeline,
+    Source, TableName, TimeFormat,
 };
 use utoipa::ToSchema;
 
@@ -51,8 +53,11 @@ pub(crate) struct JobView {
     file_name: Option<String>,
     /// Bytes of all its objects.
     size_bytes: u64,
-    /// SHA-256 of the bytes.
+    /// SHA-256 of the bytes; of a delayed job, of its request: keys, sizes, ETags, parameters.
     content_sha256: String,
+    /// What the pipeline's SQL sees as `$name`.
+    #[schema(value_type = Object)]
+    parameters: BTreeMap<String, serde_json::Value>,
     /// Key of the report, once it ended; its last part is the name below `/v1/jobs/{id}/files/`.
     report_file_path: Option<String>,
     /// Names of the files that were made, each at `/v1/jobs/{id}/files/{name}`.
@@ -123,6 +128,7 @@ impl From<Job> for JobView {
             file_name: job.file_name,
             size_bytes: job.size_bytes,
             content_sha256: job.content_sha256,
+            parameters: job.parameters,
             report_file_path: job.report_file_path,
             artifacts: job.artifacts,
             sender: job.sender,
@@ -162,6 +168,20 @@ pub(crate) struct PipelineView {
     tables: Vec<String>,
     /// The files that each job makes, below `/v1/jobs/{id}/files/`.
     files: Vec<String>,
+    /// What a delayed job may be told beside its files.
+    parameters: Vec<ParameterView>,
+}
+
+/// One parameter.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ParameterView {
+    name: String,
+    /// `int64`, `float64`, `bool`, `text` or `date`.
+    #[serde(rename = "type")]
+    #[schema(example = "date")]
+    type_: &'static str,
+    /// Its value when it is not given; `null` when it must be given.
+    default: Option<serde_json::Value>,
 }
 
 /// How the file has to be written.
@@ -273,6 +293,7 @@ impl From<&Pipeline> for PipelineView {
             columns: pipeline.columns.iter().map(ColumnView::from).collect(),
             tables: table_names(pipeline),
             files: pipeline.files().map(FileName::to_string).collect(),
+            parameters: pipeline.parameters.iter().map(ParameterView::from).collect(),
         }
     }
 }
@@ -281,6 +302,16 @@ impl From<&Pipeline> for PipelineView {
 fn table_names(pipeline: &Pipeline) -> Vec<String> {
     let lake = pipeline.lake_tables().map(|table| format!("lake.{table}"));
     pipeline.tables().map(TableName::to_string).chain(lake).collect()
+}
+
+impl From<&Parameter> for ParameterView {
+    fn from(parameter: &Parameter) -> Self {
+        Self {
+            name: parameter.name.to_string(),
+            type_: parameter.kind.as_str(),
+            default: parameter.default.as_ref().map(ParameterValue::to_json),
+        }
+    }
 }
 
 impl From<&CsvFormat> for CsvView {

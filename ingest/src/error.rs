@@ -20,6 +20,20 @@ pub enum Error {
         /// The limit.
         limit_bytes: u64,
     },
+    /// Pushed objects that are not there.
+    #[error("{} of the pushed objects are not there, such as `{}`", .keys.len(), .keys[0])]
+    Missing {
+        /// Their keys, at least one.
+        keys: Vec<String>,
+    },
+    /// Pushed objects that are larger than the pipeline takes.
+    #[error("{} of the pushed objects are larger than {limit_bytes} bytes, the limit of this pipeline", .keys.len())]
+    PushedTooLarge {
+        /// The limit.
+        limit_bytes: u64,
+        /// Their keys, at least one.
+        keys: Vec<String>,
+    },
     /// The sender broke off.
     #[error("the upload broke off after {received_bytes} bytes: {message}")]
     BrokenOff {
@@ -48,7 +62,11 @@ impl Error {
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self {
-            Error::NoUploads { .. } | Error::TooLarge { .. } | Error::BrokenOff { .. } => Blame::Sender,
+            Error::NoUploads { .. }
+            | Error::TooLarge { .. }
+            | Error::Missing { .. }
+            | Error::PushedTooLarge { .. }
+            | Error::BrokenOff { .. } => Blame::Sender,
             Error::Objects { .. } => Blame::World,
             Error::Jobs(error) => error.blame(),
         }
@@ -57,7 +75,10 @@ impl Error {
     /// Whether to try again.
     pub fn retry(&self) -> Retry {
         match self {
-            Error::NoUploads { .. } | Error::TooLarge { .. } => Retry::Never,
+            Error::NoUploads { .. }
+            | Error::TooLarge { .. }
+            | Error::Missing { .. }
+            | Error::PushedTooLarge { .. } => Retry::Never,
             Error::BrokenOff { .. } | Error::Objects { .. } => Retry::Later,
             Error::Jobs(error) => error.retry(),
         }

@@ -1,10 +1,12 @@
 //! Keys of objects: `landing/{pipeline}/{job}/{file}` for what came in,
+//! `pushed/{pipeline}/{sender}/{id}/{file}` for what senders push before a delayed job takes it,
 //! `jobs/{job}/{attempt}/` for what was made of it: report.json, rejects.csv, and artifacts below `files/`.
 
 use std::fmt;
 
 use tidemill_jobs::{Job, JobId};
 use tidemill_pipelines::PipelineName;
+use uuid::Uuid;
 
 /// Longest file name kept in a key, in bytes.
 const FILE_NAME_BYTES_MAX: usize = 120;
@@ -14,19 +16,19 @@ const FILE_NAME_BYTES_MAX: usize = 120;
 pub struct ObjectKey(String);
 
 impl ObjectKey {
-    /// The object of an upload. Of the sender's file name only letters, digits, `.`, `-` and `_` are kept.
+    /// The object of an upload.
     pub fn landing(pipeline: &PipelineName, job: JobId, file_name: Option<&str>) -> Self {
-        let mut name: String = file_name
-            .and_then(|name| name.rsplit(['/', '\\']).next())
-            .unwrap_or("")
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' })
-            .take(FILE_NAME_BYTES_MAX)
-            .collect();
-        if name.trim_matches('.').is_empty() {
-            name = "upload".to_owned();
-        }
-        Self(format!("landing/{pipeline}/{job}/{name}"))
+        Self(format!("landing/{pipeline}/{job}/{}", file_part(file_name)))
+    }
+
+    /// A pushed object of an owner, `{pipeline}/{sender}`.
+    pub(crate) fn pushed(owner: &str, id: Uuid, file: &str) -> Self {
+        Self(format!("pushed/{owner}/{id}/{file}"))
+    }
+
+    /// Its last part.
+    pub fn file_name(&self) -> Option<&str> {
+        self.0.rsplit('/').next()
     }
 
     /// The object of a fetched page; `ending` says its format, as in `json`.
@@ -57,6 +59,18 @@ impl ObjectKey {
     pub fn path(&self) -> object_store::path::Path {
         object_store::path::Path::from(self.0.as_str())
     }
+}
+
+/// Of the sender's file name only letters, digits, `.`, `-` and `_` are kept.
+pub(crate) fn file_part(file_name: Option<&str>) -> String {
+    let name: String = file_name
+        .and_then(|name| name.rsplit(['/', '\\']).next())
+        .unwrap_or("")
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() || ".-_".contains(c) { c } else { '_' })
+        .take(FILE_NAME_BYTES_MAX)
+        .collect();
+    if name.trim_matches('.').is_empty() { "upload".to_owned() } else { name }
 }
 
 impl fmt::Display for ObjectKey {

@@ -4,6 +4,7 @@
 //! more than `parts_in_flight + 1` parts in memory. An object without a job can stay behind only when this
 //! process or the database dies in between: [`crate::sweep_orphans`] finds it. Called by the gateway.
 
+use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,10 +14,10 @@ use futures::{Stream, StreamExt};
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use sha2::{Digest, Sha256};
 use tidemill_jobs::{JobId, JobStore, Landed, NewJob};
-use tidemill_pipelines::{Pipeline, Source};
+use tidemill_pipelines::Pipeline;
 use tokio::task::JoinSet;
 
-use crate::{Error, ObjectKey, Result};
+use crate::{Error, ObjectKey, Result, upload_source};
 
 /// Smallest part of a multipart upload that S3 takes, except for the last.
 const PART_BYTES_MIN: usize = 5 * 1024 * 1024;
@@ -40,7 +41,7 @@ impl Default for LandingLimits {
 }
 
 /// What is known of an upload before its bytes.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Upload {
     /// The user who sends it.
     pub sender: String,
@@ -48,13 +49,15 @@ pub struct Upload {
     pub file_name: Option<String>,
     /// The `Idempotency-Key` of the request.
     pub idempotency_key: Option<String>,
+    /// The values of the pipeline's parameters.
+    pub parameters: BTreeMap<String, serde_json::Value>,
 }
 
 /// Makes objects and their jobs; the only place that does.
 #[derive(Clone)]
 pub struct Landing {
-    objects: Arc<dyn ObjectStore>,
-    jobs: JobStore,
+    pub(crate) objects: Arc<dyn ObjectStore>,
+    pub(crate) jobs: JobStore,
     limits: LandingLimits,
 }
 
@@ -71,9 +74,7 @@ impl Landing {
         S: Stream<Item = Result<Bytes, E>> + Send,
         E: Display + Send,
     {
-        let Source::Upload(source) = &pipeline.source else {
-            return Err(Error::NoUploads { pipeline: pipeline.name.to_string() });
-        };
+        let source = upload_source(pipeline)?;
         let job_id = JobId::new();
         let key = ObjectKey::landing(&pipeline.name, job_id, upload.file_name.as_deref());
         let stored = self.store(&key, source.max_size_bytes, body).await?;
@@ -84,6 +85,9 @@ impl Landing {
             file_name: upload.file_name,
             size_bytes: stored.size_bytes,
             content_sha256: stored.sha256,
+            parameters: upload.parameters,
+            pushed: Vec::new(),
+            takes_turns: pipeline.takes_turns(false),
             sender: upload.sender,
             idempotency_key: upload.idempotency_key,
             duplicates: source.duplicates,
@@ -125,7 +129,7 @@ impl Landing {
 
     /// The answer to COMMIT may be lost while the commit stands, so the object is not deleted here:
     /// either its job is found, or the sweeper takes the object once no commit can be under way.
-    async fn settle(&self, job_id: JobId, error: tidemill_jobs::Error) -> Result<Landed> {
+    pub(crate) async fn settle(&self, job_id: JobId, error: tidemill_jobs::Error) -> Result<Landed> {
         match self.jobs.get(job_id).await {
             Ok(Some(job)) => Ok(Landed::New(job)),
             _ => Err(error.into()),
@@ -140,9 +144,12 @@ impl Landing {
 }
 
 /// What was written.
-pub(crate) struct Stored {
-    pub(crate) size_bytes: u64,
-    pub(crate) sha256: String,
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Its bytes.
+    pub size_bytes: u64,
+    /// SHA-256 of them, 64 hex digits.
+    pub sha256: String,
 }
 
 async fn copy<S, E>(writer: &mut ObjectWriter<'_>, limit_bytes: u64, body: S) -> Result<Stored>
@@ -275,6 +282,6 @@ fn part_written(key: &ObjectKey, joined: PartJoined) -> Result<()> {
     }
 }
 
-fn failed(action: &'static str, key: &ObjectKey, source: object_store::Error) -> Error {
+pub(crate) fn failed(action: &'static str, key: &ObjectKey, source: object_store::Error) -> Error {
     Error::Objects { action, key: key.to_string(), source }
 }

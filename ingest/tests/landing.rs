@@ -52,6 +52,7 @@ impl Place {
             sender: "ann".to_owned(),
             file_name: Some("a.csv".to_owned()),
             idempotency_key: key.map(str::to_owned),
+            ..Upload::default()
         };
         self.landing().land(pipeline, upload, stream::iter(chunks)).await
     }

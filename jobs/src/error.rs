@@ -44,6 +44,14 @@ pub enum Error {
         /// The key as sent.
         key: String,
     },
+    /// A pushed object belongs to another job already.
+    #[error("the pushed object `{object_id}` belongs to job {job_id} already")]
+    ObjectTaken {
+        /// The object's id, part of its key.
+        object_id: String,
+        /// The job that took it.
+        job_id: String,
+    },
     /// A text of the sender is longer than it may be.
     #[error("the {what} has {length} characters, at most {limit} are allowed")]
     TooLong {
@@ -70,9 +78,10 @@ impl Error {
         match self {
             Error::Database { .. } | Error::Log { .. } => Blame::World,
             Error::Migrate(_) | Error::Malformed { .. } => Blame::Operator,
-            Error::IdempotencyConflict { .. } | Error::TooLong { .. } | Error::NotAllowed { .. } => {
-                Blame::Sender
-            }
+            Error::IdempotencyConflict { .. }
+            | Error::ObjectTaken { .. }
+            | Error::TooLong { .. }
+            | Error::NotAllowed { .. } => Blame::Sender,
         }
     }
 

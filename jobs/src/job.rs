@@ -1,5 +1,6 @@
 //! A job: one unit of work over one or more objects, as the job table and the API show it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -136,8 +137,11 @@ pub struct Job {
     pub file_name: Option<String>,
     /// Bytes of all its objects.
     pub size_bytes: u64,
-    /// SHA-256 of the bytes, 64 hex digits.
+    /// SHA-256 of the bytes, 64 hex digits; of a delayed job, of its request: keys, sizes, ETags, parameters.
     pub content_sha256: String,
+    /// What its SQL sees as `$name`, as it was given or by default.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub parameters: BTreeMap<String, serde_json::Value>,
     /// Key of the report object, once it ended.
     pub report_file_path: Option<String>,
     /// Names of the files that were made, each at `/v1/jobs/{id}/files/{name}`.
@@ -153,4 +157,7 @@ pub struct Job {
     /// Raised by each claim; fences older attempts.
     #[serde(skip_serializing, default)]
     pub attempt: u32,
+    /// Whether it runs in the order of arrival: after all earlier jobs of its pipeline that do.
+    #[serde(skip_serializing, default)]
+    pub takes_turns: bool,
 }

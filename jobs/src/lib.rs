@@ -19,7 +19,7 @@ pub use job::{Counts, Job, JobError, JobId, JobStatus};
 pub use log::{EmbeddedLog, EventLog, KafkaLog, KafkaSettings, PartitionLag, Record, Subscription, Topic};
 pub use relay::Relay;
 pub use store::{
-    Claim, FailedPage, JobFilter, JobPage, JobStore, Landed, LandedPage, NewJob, Outcome, OwnJobs, Page,
-    QueueStats, SlotAnswer, SlotClaim, StoreLimits,
+    Claim, Collection, FailedPage, JobFilter, JobPage, JobStore, Landed, LandedPage, NewJob, Outcome,
+    OwnJobs, Page, QueueStats, SlotAnswer, SlotClaim, StoreLimits,
 };
 pub use sweeper::{Sweeper, Swept};

@@ -92,11 +92,6 @@ pub fn may_cancel(status: JobStatus) -> bool {
     matches!(status, JobStatus::Queued | JobStatus::Processing)
 }
 
-/// Whether a job's report may be marked as collected.
-pub fn may_download(status: JobStatus) -> bool {
-    status == JobStatus::Success
-}
-
 /// What the sweeper does with a job; the deadline counts before the lease.
 pub fn sweep(state: &State, now: DateTime<Utc>, put_backs_max: u32) -> SweepVerdict {
     let passed = |time: Option<DateTime<Utc>>| time.is_some_and(|time| time <= now);
@@ -159,16 +154,16 @@ mod tests {
     #[test]
     fn people_may_retry_what_failed_and_cancel_what_has_not_ended() {
         let table = [
-            // status, retry, cancel, download
-            (Queued, false, true, false),
-            (Processing, false, true, false),
-            (Success, false, false, true),
-            (Failed, true, false, false),
-            (Downloaded, false, false, false),
+            // status, retry, cancel
+            (Queued, false, true),
+            (Processing, false, true),
+            (Success, false, false),
+            (Failed, true, false),
+            (Downloaded, false, false),
         ];
-        for (status, retry, cancel, download) in table {
-            let found = (may_retry(status), may_cancel(status), may_download(status));
-            assert_eq!(found, (retry, cancel, download), "{status:?}");
+        for (status, retry, cancel) in table {
+            let found = (may_retry(status), may_cancel(status));
+            assert_eq!(found, (retry, cancel), "{status:?}");
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod before;
 mod change;
+mod collections;
 mod connect;
 mod land;
 mod left;
@@ -14,8 +15,10 @@ mod pipelines;
 mod read;
 mod rows;
 mod slots;
+mod turns;
 mod write;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,6 +28,7 @@ use tidemill_pipelines::{Duplicates, PipelineName};
 use tokio::sync::Semaphore;
 
 use crate::{Counts, Job, JobError, JobId, JobStatus};
+pub use collections::Collection;
 pub(crate) use outbox::{Handover, OutboxRow};
 pub use pages::{FailedPage, LandedPage, Page};
 pub(crate) use rows::Stored;
@@ -111,8 +115,14 @@ pub struct NewJob {
     pub file_name: Option<String>,
     /// Bytes of all objects.
     pub size_bytes: u64,
-    /// SHA-256 of the bytes, 64 hex digits.
+    /// SHA-256 of the bytes, 64 hex digits; of a delayed job, of its request.
     pub content_sha256: String,
+    /// What its SQL sees as `$name`.
+    pub parameters: BTreeMap<String, serde_json::Value>,
+    /// Ids of the pushed objects among its objects; each is taken by one job only.
+    pub pushed: Vec<String>,
+    /// Whether it runs in the order of arrival: after all earlier jobs of its pipeline that do.
+    pub takes_turns: bool,
     /// The user.
     pub sender: String,
     /// The `Idempotency-Key` of the request; unique for a sender and pipeline.

@@ -9,6 +9,7 @@ mod http;
 mod json_path;
 mod locate;
 mod names;
+mod parameters;
 mod pipeline;
 mod problem;
 mod program;
@@ -26,10 +27,11 @@ pub use fault::{Blame, Retry};
 pub use http::{Auth, HttpLimits, HttpSource, Pages};
 pub use json_path::{JsonPath, JsonPathError, PathStep};
 pub use names::{ColumnName, FileName, FileNameError, NameError, PipelineName, TableName};
+pub use parameters::{PARAMETER_CHARS_MAX, PARAMETERS_MAX, Parameter, ParameterType, ParameterValue};
 pub use pipeline::{
-    Check, CheckElse, CsvFormat, Duplicates, ErrorBudget, FileSink, Format, Header, JsonFormat, LakeSink,
-    Mode, Notice, NoticeOn, NoticeTarget, Pipeline, SinkSpec, Source, Step, TableSink, Then, Tolerance,
-    UploadSource,
+    Check, CheckElse, Collect, CsvFormat, Duplicates, ErrorBudget, FileSink, Format, Header, JsonFormat,
+    LakeSink, Mode, Notice, NoticeOn, NoticeTarget, Order, Pipeline, SinkSpec, Source, Step, TableSink, Then,
+    Tolerance, UploadSource,
 };
 pub use problem::{Problem, nearest};
 pub use program::{Argument, OutputName, Program, ProgramLimits, artifact_name_fits};

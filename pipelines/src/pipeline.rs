@@ -1,6 +1,8 @@
 //! The domain of a pipeline: what the rest of Tidemill works with. It cannot be wrong in shape.
 
-use crate::{Column, ColumnName, FileName, HttpSource, JsonPath, PipelineName, Program, TableName};
+use crate::{
+    Column, ColumnName, FileName, HttpSource, JsonPath, Parameter, PipelineName, Program, Schedule, TableName,
+};
 
 /// One pipeline file, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +21,12 @@ pub struct Pipeline {
     pub format: Format,
     /// Columns of the table `input`, at least one; none when the format is [`Format::File`].
     pub columns: Vec<Column>,
+    /// What a delayed job may be told beside its files.
+    pub parameters: Vec<Parameter>,
+    /// Whether jobs run in the order of their arrival, when the file says so.
+    pub order: Option<Order>,
+    /// When and where reports are collected.
+    pub collect: Option<Collect>,
     /// How many rejects are borne.
     pub rejects: ErrorBudget,
     /// In order; each sees what came before as the table `input`.
@@ -29,6 +37,49 @@ pub struct Pipeline {
     pub sinks: Vec<SinkSpec>,
     /// Who hears of the end of a job.
     pub notify: Vec<Notice>,
+}
+
+impl Pipeline {
+    /// The folder of the object store that its reports are collected to, by schedule or by hand.
+    pub fn collect_folder(&self) -> String {
+        self.collect.as_ref().map_or_else(|| Collect::folder_of(&self.name), |collect| collect.folder.clone())
+    }
+
+    /// Whether a job takes turns, that is, runs after all earlier ones of the pipeline that do. Unless the file says
+    /// otherwise it does where the last one wins (upsert, replace) and when its sender makes it from pushed objects.
+    pub fn takes_turns(&self, is_delayed: bool) -> bool {
+        let last_wins =
+            |sink: &SinkSpec| matches!(sink, SinkSpec::Table(table) if table.mode != Mode::Append);
+        match self.order {
+            Some(order) => order == Order::Arrival,
+            None => is_delayed || self.sinks.iter().any(last_wins),
+        }
+    }
+}
+
+/// When and where the reports of jobs that succeeded are collected.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Collect {
+    /// When; slots that were missed are made up for by the last of them.
+    pub schedule: Schedule,
+    /// The folder of the object store; safe as part of a key.
+    pub folder: String,
+}
+
+impl Collect {
+    /// The folder of a pipeline that names none.
+    pub fn folder_of(pipeline: &PipelineName) -> String {
+        format!("collected/{pipeline}")
+    }
+}
+
+/// Whether jobs run in the order of their arrival.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// One after the other: a job waits for all that arrived before it.
+    Arrival,
+    /// As many at once as there are places.
+    Any,
 }
 
 /// Where data comes from.

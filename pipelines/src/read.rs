@@ -1,10 +1,12 @@
 //! From the text of a file to a [`Pipeline`], or to every problem of the file at once: YAML, then
 //! shape, then meaning. Each part whose shape is right is read even when another part is wrong.
 
+mod collect;
 mod columns;
 mod format;
 mod http;
 mod notify;
+mod parameters;
 mod program;
 mod schedule;
 mod sinks;
@@ -13,11 +15,11 @@ mod steps;
 use sha2::{Digest, Sha256};
 
 use crate::problem::{Place, Problems, quoted};
-use crate::spec::{DuplicatesSpec, RejectsSpec, SourceSpec, ThenSpec, UploadSpec};
+use crate::spec::{DuplicatesSpec, OrderSpec, RejectsSpec, SourceSpec, ThenSpec, UploadSpec};
 use crate::tree::Node;
 use crate::{
-    Column, Duplicates, ErrorBudget, Format, Pipeline, PipelineName, Problem, Program, SinkSpec, Source,
-    Step, Then, Tolerance, UploadSource, shape, tree,
+    Column, Duplicates, ErrorBudget, Format, Order, Pipeline, PipelineName, Problem, Program, SinkSpec,
+    Source, Step, Then, Tolerance, UploadSource, shape, tree,
 };
 
 /// Largest upload when the file gives none: 1 GiB.
@@ -55,6 +57,8 @@ fn meaning(root: &Node, text: &str, problems: &mut Problems) -> Option<Pipeline>
     let name = name(root, problems);
     let source = source(root.field("source"), problems);
     let format = format::read(root.field("format"), problems);
+    let collect = collect::read(root.field("collect"), name.as_ref(), problems);
+    let parameters = parameters::read(root.field("parameters"), problems);
     let rejects = rejects(root.field("rejects"), problems);
     let work = match &format {
         Some(Format::File) => files(root, problems),
@@ -71,6 +75,9 @@ fn meaning(root: &Node, text: &str, problems: &mut Problems) -> Option<Pipeline>
         source: source?,
         format: format?,
         columns: work.columns,
+        parameters: parameters?,
+        order: order(root.field("order")),
+        collect: collect?,
         rejects: rejects?,
         steps: work.steps,
         programs: work.programs,
@@ -100,6 +107,13 @@ fn files(root: &Node, problems: &mut Problems) -> Option<Work> {
     program::tell_unfit(root, problems);
     let programs = steps::read_programs(root.field("steps"), problems)?;
     Some(Work { programs, ..Work::default() })
+}
+
+fn order(node: Option<&Node>) -> Option<Order> {
+    Some(match shape::part::<OrderSpec>(node?)? {
+        OrderSpec::Arrival => Order::Arrival,
+        OrderSpec::Any => Order::Any,
+    })
 }
 
 fn name(root: &Node, problems: &mut Problems) -> Option<PipelineName> {

@@ -34,6 +34,13 @@ pub struct PipelineSpec {
     /// Columns of the records that come in: the table `input` of the first step.
     #[schemars(length(min = 1))]
     pub columns: Option<Vec<ColumnSpec>>,
+    /// What a delayed job may be told beside its files; SQL sees it as `$name`.
+    #[schemars(length(max = 50))]
+    pub parameters: Option<Vec<ParameterSpec>>,
+    /// Whether jobs run in the order of their arrival; by default they do for upsert, replace and delayed jobs.
+    pub order: Option<OrderSpec>,
+    /// When and where the reports of jobs that succeeded are collected.
+    pub collect: Option<CollectSpec>,
     /// How many refused records are borne; without it, 10%, then abort.
     pub rejects: Option<RejectsSpec>,
     /// Checks and SQL statements, in order; each sees what came before as the table `input`.
@@ -178,6 +185,56 @@ pub enum TypeSpec {
     Date,
     /// An instant, kept in UTC.
     Timestamp,
+}
+
+/// What a delayed job may be told beside its files.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ParameterSpec {
+    /// Name of the parameter: a-z, A-Z, 0-9 and _; in SQL it stands after a `$`.
+    pub name: String,
+    /// What it must be.
+    pub r#type: ParameterTypeSpec,
+    /// What it is when a job does not give it; without one it must be given.
+    pub default: Option<Word>,
+}
+
+/// What a parameter must be.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ParameterTypeSpec {
+    /// A whole number of 64 bits.
+    Int64,
+    /// A number with a fraction, 64 bits.
+    Float64,
+    /// True or false.
+    Bool,
+    /// Any text, up to 1,000 characters.
+    Text,
+    /// A calendar date, such as `2024-05-01`.
+    Date,
+}
+
+/// Whether jobs run in the order of their arrival.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OrderSpec {
+    /// One after the other: a job waits for all that arrived before it.
+    Arrival,
+    /// As many at once as there are places.
+    Any,
+}
+
+/// When and where the reports of jobs that succeeded are collected; the jobs become `downloaded`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct CollectSpec {
+    /// A cron line or a list of them: minute, hour, day of the month, month, day of the week.
+    pub cron: OneOrMany,
+    /// The zone of the hours, such as `Europe/Madrid`; default UTC.
+    pub zone: Option<String>,
+    /// The folder of the object store, such as `collected/sales`, which is the default for a pipeline `sales`.
+    pub to: Option<String>,
 }
 
 /// How many refused records a job bears.

@@ -288,3 +288,22 @@ fn of_very_many_problems_the_first_are_told_and_the_rest_counted() {
     assert_eq!(problems.len(), 101);
     assert_eq!(problems[100].message, "400 more problems are not told");
 }
+
+#[test]
+fn jobs_run_in_order_where_the_last_one_wins_and_delayed_ones_always() {
+    let table = [
+        // order, mode, an upload takes turns, a delayed job does
+        ("", "append", false, true),
+        ("", "upsert, key: [id]", true, true),
+        ("", "replace", true, true),
+        ("order: any\n", "upsert, key: [id]", false, false),
+        ("order: arrival\n", "append", true, true),
+    ];
+    for (order, mode, upload, delayed) in table {
+        let text = format!(
+            "pipeline: a\n{order}columns: [{{ name: id, type: int64 }}]\nsinks: [{{ table: {{ name: a, mode: {mode} }} }}]\n"
+        );
+        let pipeline = Pipeline::parse("a.yaml", &text).unwrap();
+        assert_eq!((pipeline.takes_turns(false), pipeline.takes_turns(true)), (upload, delayed), "{text}");
+    }
+}

@@ -1,17 +1,20 @@
 //! The SQL engine: one DataFusion runtime for a process, whose memory pool and spill folder all jobs share.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
-use datafusion::common::DFSchema;
+use datafusion::arrow::datatypes::{DataType, Date32Type, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::error::DataFusionError;
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
-use datafusion::logical_expr::ExprSchemable;
 use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use tidemill_pipelines::{ParameterType, ParameterValue, Pipeline};
 
 use crate::limits::ProcessorLimits;
 
@@ -20,6 +23,8 @@ use crate::limits::ProcessorLimits;
 pub struct Engine {
     runtime: Arc<RuntimeEnv>,
     batch_rows: usize,
+    /// What SQL sees as `$name`.
+    parameters: HashMap<String, ScalarValue>,
 }
 
 impl Engine {
@@ -30,7 +35,39 @@ impl Engine {
         if let Some(dir) = &limits.spill_dir {
             builder = builder.with_temp_file_path(dir);
         }
-        Ok(Self { runtime: builder.build_arc()?, batch_rows: limits.batch_rows })
+        Ok(Self { runtime: builder.build_arc()?, batch_rows: limits.batch_rows, parameters: HashMap::new() })
+    }
+
+    /// The same engine, whose SQL sees these values of a pipeline's parameters.
+    pub(crate) fn with_parameters(&self, values: &BTreeMap<String, ParameterValue>) -> Self {
+        let scalar = |(name, value): (&String, &ParameterValue)| (name.clone(), scalar(value));
+        Self { parameters: values.iter().map(scalar).collect(), ..self.clone() }
+    }
+
+    /// The same engine, whose SQL sees the parameters of a pipeline without a value: enough to plan it.
+    pub(crate) fn with_parameters_of(&self, pipeline: &Pipeline) -> Self {
+        let nulls = pipeline.parameters.iter().map(|parameter| {
+            let null = match parameter.kind {
+                ParameterType::Int64 => ScalarValue::Int64(None),
+                ParameterType::Float64 => ScalarValue::Float64(None),
+                ParameterType::Bool => ScalarValue::Boolean(None),
+                ParameterType::Text => ScalarValue::Utf8(None),
+                ParameterType::Date => ScalarValue::Date32(None),
+            };
+            (parameter.name.to_string(), null)
+        });
+        Self { parameters: nulls.collect(), ..self.clone() }
+    }
+
+    /// Plans one statement that may only read.
+    pub(crate) async fn plan(
+        &self,
+        session: &SessionContext,
+        sql: &str,
+    ) -> Result<LogicalPlan, DataFusionError> {
+        let plan = session.state().create_logical_plan(sql).await?;
+        Self::read_only().verify_plan(&plan)?;
+        plan.with_param_values(self.parameters.clone())
     }
 
     /// A fresh session. One partition: rows keep the order of the file, so that the last of two rows
@@ -63,11 +100,35 @@ impl Engine {
             .with_query_execution_start_time(Some(chrono::Utc::now()))
             .build();
         let simplifier = ExprSimplifier::new(context);
-        let expr = session.parse_sql_expr(condition, &columns)?;
+        let expr = self.bound(session.parse_sql_expr(condition, &columns)?)?;
         let expr = simplifier.simplify(simplifier.coerce(expr, &columns)?)?;
         match expr.get_type(&columns)? {
             DataType::Boolean | DataType::Null => session.create_physical_expr(expr, &columns),
             other => Err(DataFusionError::Plan(format!("the condition is of type {other}, not boolean"))),
         }
+    }
+
+    /// An expression with the values of the parameters.
+    fn bound(&self, expr: Expr) -> Result<Expr, DataFusionError> {
+        let bound = expr.transform(|expr| match &expr {
+            Expr::Placeholder(placeholder) => {
+                match self.parameters.get(placeholder.id.trim_start_matches('$')) {
+                    Some(value) => Ok(Transformed::yes(Expr::Literal(value.clone(), None))),
+                    None => Err(DataFusionError::Plan(format!("there is no parameter `{}`", placeholder.id))),
+                }
+            }
+            _ => Ok(Transformed::no(expr)),
+        })?;
+        Ok(bound.data)
+    }
+}
+
+fn scalar(value: &ParameterValue) -> ScalarValue {
+    match value {
+        ParameterValue::Int64(value) => ScalarValue::Int64(Some(*value)),
+        ParameterValue::Float64(value) => ScalarValue::Float64(Some(*value)),
+        ParameterValue::Bool(value) => ScalarValue::Boolean(Some(*value)),
+        ParameterValue::Text(value) => ScalarValue::Utf8(Some(value.clone())),
+        ParameterValue::Date(value) => ScalarValue::Date32(Some(Date32Type::from_naive_date(*value))),
     }
 }

@@ -50,6 +50,9 @@ pub enum Error {
         /// Rows that do not meet it, in the first batch that has one.
         rows: u64,
     },
+    /// The parameters of the job are not those of the pipeline.
+    #[error("{0}")]
+    Parameters(String),
     /// The pipeline does not plan: its SQL, its key, its tables.
     #[error("the pipeline cannot be planned: {}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
     Plan(Vec<Problem>),
@@ -110,9 +113,10 @@ impl Error {
         match self {
             Error::Decode(error) | Error::DecodeOf { source: error, .. } => error.blame(),
             Error::Program(fault) => fault.blame(),
-            Error::NoRecords { .. } | Error::OverErrorBudget { .. } | Error::CheckFailed { .. } => {
-                Blame::Sender
-            }
+            Error::NoRecords { .. }
+            | Error::OverErrorBudget { .. }
+            | Error::CheckFailed { .. }
+            | Error::Parameters(_) => Blame::Sender,
             Error::Plan(_) | Error::Sql(_) | Error::Lookup { .. } => Blame::Author,
             Error::Memory(_) | Error::File(_) | Error::TimedOut | Error::Broken(_) => Blame::Operator,
             Error::Objects { .. } | Error::Overtaken | Error::Stopping => Blame::World,
@@ -144,6 +148,7 @@ impl Error {
             Error::NoRecords { .. } => "no_records",
             Error::OverErrorBudget { .. } => "over_error_budget",
             Error::CheckFailed { .. } => "check_failed",
+            Error::Parameters(_) => "bad_parameters",
             Error::Plan(_) => "pipeline_invalid",
             Error::Sql(_) => "sql_failed",
             Error::Memory(_) => "out_of_memory",

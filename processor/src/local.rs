@@ -1,5 +1,7 @@
 //! One file without servers: for `tidemill run` and for the test cases of pipelines.
 
+use std::collections::BTreeMap;
+
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use futures::stream::BoxStream;
@@ -14,7 +16,7 @@ use crate::limits::ProcessorLimits;
 use crate::lookups::Lookups;
 use crate::plan::plan;
 use crate::read::{Piece, one};
-use crate::run::count;
+use crate::run::{count, with_parameters};
 use crate::steps;
 
 /// What became of a file.
@@ -27,7 +29,7 @@ pub struct LocalRun {
 }
 
 /// Decodes a file and runs the steps as a job would; rows and rejects go to the closures, nothing is delivered.
-/// `rejects` is called on another thread, before this returns.
+/// Parameters have their defaults. `rejects` is called on another thread, before this returns.
 pub async fn run_local(
     pipeline: &Pipeline,
     set: &PipelineSet,
@@ -51,7 +53,7 @@ pub(crate) async fn run_pieces(
     rows: &mut (dyn FnMut(RecordBatch) -> Result<()> + Send),
     rejects: TakeReject,
 ) -> Result<LocalRun> {
-    let engine = Engine::new(limits)?;
+    let engine = with_parameters(&Engine::new(limits)?, pipeline, &BTreeMap::new())?;
     let plan = plan(&engine, pipeline, set, Some(lookups)).await?;
     let references = lookups.references(pipeline, limits.lookup_rows_max).await?;
     let (intake, decoded) = Intake::start(pieces, pipeline, &plan, &engine, references, limits, rejects)?;

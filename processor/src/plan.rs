@@ -55,6 +55,7 @@ pub async fn plan(
     set: &PipelineSet,
     lookups: Option<&Lookups>,
 ) -> Result<Plan> {
+    let engine = &engine.with_parameters_of(pipeline);
     let mut planner = Planner { engine, set, lookups, pipeline, problems: Vec::new() };
     let plan = planner.plan(0).await?;
     match plan {
@@ -162,7 +163,7 @@ impl Planner<'_> {
         if let Err(error) = register_empty(&session, INPUT, Arc::clone(input)) {
             return Ok(Err(error));
         }
-        Ok(logical_plan(&session, sql).await)
+        Ok(self.engine.plan(&session, sql).await)
     }
 
     async fn lookup_schema(&self, table: &TableName, depth: usize) -> Result<Option<SchemaRef>> {
@@ -177,7 +178,8 @@ impl Planner<'_> {
         if depth >= LOOKUP_DEPTH_MAX || writer.name == self.pipeline.name {
             return Ok(None);
         }
-        let mut planner = Planner { pipeline: writer, problems: Vec::new(), ..*self };
+        let engine = &self.engine.with_parameters_of(writer);
+        let mut planner = Planner { engine, pipeline: writer, problems: Vec::new(), ..*self };
         let plan = Box::pin(planner.plan(depth + 1)).await?;
         Ok(plan.map(|plan| plan.output))
     }
@@ -324,16 +326,6 @@ pub(crate) fn tables_read(engine: &Engine, pipeline: &Pipeline) -> Vec<TableName
         }
     }
     tables
-}
-
-/// Plans one statement that may only read.
-pub(crate) async fn logical_plan(
-    session: &SessionContext,
-    sql: &str,
-) -> Result<LogicalPlan, DataFusionError> {
-    let plan = session.state().create_logical_plan(sql).await?;
-    Engine::read_only().verify_plan(&plan)?;
-    Ok(plan)
 }
 
 fn register_empty(session: &SessionContext, name: &str, schema: SchemaRef) -> Result<(), DataFusionError> {

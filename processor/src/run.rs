@@ -4,6 +4,7 @@
 //! deliver (write), report, deliver (commit). Nothing is in the tables before the commit; whatever fails
 //! before it leaves nothing behind but, sometimes, a report.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -14,6 +15,7 @@ use tidemill_pipelines::{Format, Pipeline, Source};
 
 use crate::artifacts::names;
 use crate::deliver::Deliveries;
+use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files;
 use crate::intake::{Intake, Summary, judge, within_budget};
@@ -46,7 +48,8 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     let (parts, job, attempt) = (&shared.parts, &claim.job, claim.attempt);
     let started = Instant::now();
     let lookups = Lookups::Sink(Arc::clone(&parts.sink));
-    let plan = plan(&shared.engine, pipeline, &parts.pipelines, Some(&lookups)).await?;
+    let engine = &with_parameters(&shared.engine, pipeline, &job.parameters)?;
+    let plan = plan(engine, pipeline, &parts.pipelines, Some(&lookups)).await?;
     let mut deliveries = Deliveries::open(&parts.sink, &plan, &job.job_id.to_string(), attempt).await?;
     if let Some(earlier) = deliveries.committed_by() {
         return recover(shared, job, earlier).await;
@@ -61,8 +64,8 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     let (reject_file, take_reject) =
         RejectFile::start(Arc::clone(&parts.objects), rejects_key(job.job_id, attempt), many);
     let (intake, rows) =
-        Intake::start(pieces, pipeline, &plan, &shared.engine, references, &parts.limits, take_reject)?;
-    let delivered = stream(shared, &plan, &lookups, rows, &mut deliveries).await;
+        Intake::start(pieces, pipeline, &plan, engine, references, &parts.limits, take_reject)?;
+    let delivered = stream(shared, engine, &plan, &lookups, rows, &mut deliveries).await;
     let (rows, summary) = both(delivered, intake).await?;
     let has_rejects = reject_file.finish().await?;
     shared.stage(pipeline, "stream", streaming);
@@ -92,6 +95,15 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     Ok(Ended { counts: report.counts, report: key, artifacts, rejects: summary.samples, error })
 }
 
+/// The engine whose SQL sees the parameters of a job; the pipeline may have changed since it was made.
+pub(crate) fn with_parameters(
+    engine: &Engine,
+    pipeline: &Pipeline,
+    given: &BTreeMap<String, serde_json::Value>,
+) -> Result<Engine> {
+    Ok(engine.with_parameters(&pipeline.bind(given).map_err(Error::Parameters)?))
+}
+
 /// An earlier attempt committed and then died: its report, written before its commit, says the rest.
 async fn recover(shared: &Shared, job: &Job, earlier: u32) -> Result<Ended> {
     let report = Report::read(&shared.parts.objects, job.job_id, earlier).await?;
@@ -106,12 +118,13 @@ async fn recover(shared: &Shared, job: &Job, earlier: u32) -> Result<Ended> {
 
 async fn stream(
     shared: &Shared,
+    engine: &Engine,
     plan: &Plan,
     lookups: &Lookups,
     rows: SendableRecordBatchStream,
     deliveries: &mut Deliveries,
 ) -> Result<u64> {
-    let rows = steps::run(&shared.engine, plan, lookups, &shared.parts.limits, rows).await?;
+    let rows = steps::run(engine, plan, lookups, &shared.parts.limits, rows).await?;
     deliveries.write(rows).await
 }
 

@@ -27,7 +27,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::limits::{BATCHES_BETWEEN_STAGES, ProcessorLimits};
 use crate::lookups::Lookups;
-use crate::plan::{INPUT, Plan, Stage, logical_plan, referenced_tables};
+use crate::plan::{INPUT, Plan, Stage, referenced_tables};
 
 /// Runs all stages of a plan over the decoded batches; the result has the plan's output schema.
 pub(crate) async fn run(
@@ -65,7 +65,7 @@ async fn sql_step(
     let input = Arc::new(Input { schema: Arc::clone(&schema), rows: Mutex::new(Rows::Once(Some(rows))) });
     let source: Arc<dyn PartitionStream> = Arc::clone(&input) as _;
     session.register_table(INPUT, Arc::new(StreamingTable::try_new(schema, vec![source])?))?;
-    let plan = logical_plan(&session, sql).await?;
+    let plan = engine.plan(&session, sql).await?;
     if scans_of_input(&session.state().optimize(&plan)?)? > 1 {
         input.spool(limits).await?;
     }

@@ -195,6 +195,7 @@ async fn count_records(
     let mut bare = pipeline.clone();
     bare.steps.clear();
     bare.sinks.clear();
+    bare.parameters.clear();
     bare.columns.iter_mut().for_each(|column| column.references = None);
     let input = read_objects(Arc::clone(objects), job.files_to_process.clone());
     let lookups = Lookups::Memory(Default::default());

@@ -276,3 +276,34 @@ async fn a_broken_input_never_looks_like_the_end_of_the_file() {
     .await;
     assert!(matches!(run, Err(Error::File(_))), "{run:?}");
 }
+
+#[tokio::test]
+async fn parameters_are_values_in_steps_and_checks_and_never_sql() {
+    let yaml = |default: &str, sql: &str| {
+        format!(
+            "parameters:\n  - {{ name: word, type: text, default: {default} }}\n  - {{ name: day, type: date, default: 2024-05-01 }}\n\
+             steps:\n  - check: {{ name: small, where: \"name <> $word\", else: reject }}\n  - sql: \"{sql}\"\n\
+             rejects: {{ tolerate: 100% }}\n{SINK}"
+        )
+    };
+    let sql = "SELECT id, $word AS word, $day AS day, EXTRACT(year FROM $day) AS year FROM input WHERE name <> $word";
+    let hostile = "\"x' OR 1 = 1 --\"";
+    let out = run(&yaml(hostile, sql), "id,name\n1,Ann\n2,x' OR 1 = 1 --\n").await;
+    assert_eq!(out.run.unwrap().counts.records_rejected, 1);
+    assert!(out.rows.contains("| 1  | x' OR 1 = 1 -- | 2024-05-01 | 2024 |"), "{}", out.rows);
+    assert_eq!(out.rows.lines().count(), 5, "{}", out.rows);
+    let unknown = run(&yaml("a", "SELECT id FROM input WHERE name = $wrod"), "id,name\n1,Ann\n").await;
+    let told = unknown.run.unwrap_err().to_string();
+    assert!(told.contains("$wrod"), "{told}");
+}
+
+#[tokio::test]
+async fn a_parameter_without_a_value_stops_the_run() {
+    let out = run(&format!("parameters: [{{ name: day, type: date }}]\n{SINK}"), "id,name\n1,Ann\n").await;
+    let error = out.run.unwrap_err();
+    assert_eq!(
+        (error.code(), error.to_string().contains("`day` is missing")),
+        ("bad_parameters", true),
+        "{error}"
+    );
+}

@@ -10,7 +10,7 @@ use tidemill_pipelines::{Pipeline, PipelineSet};
 use tidemill_processor::Verification;
 
 use super::tables::table;
-use super::{job_store, pipeline, pipelines, print_json, print_text, status};
+use super::{job_store, pipeline, pipelines, print_json, print_text, status, submit};
 use crate::cli::{JobsCommand, Status};
 use crate::parts::Parts;
 
@@ -31,6 +31,7 @@ pub async fn run(parts: &Parts, command: &JobsCommand, json: bool) -> Result<Exi
             let job = get(&job_store(parts).await?, id).await?;
             show(&job, json)
         }
+        JobsCommand::Submit(args) => submit::run(args, json).await,
         JobsCommand::Verify { id } => verify(parts, id, json).await,
         JobsCommand::Retry { id } => {
             let jobs = job_store(parts).await?;

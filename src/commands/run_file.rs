@@ -33,6 +33,7 @@ const CHUNK_BYTES: usize = 256 << 10;
 /// Runs the file; exit status 1 when a job with it would fail.
 pub async fn run(parts: &Parts, args: &RunArgs, json: bool) -> Result<ExitCode> {
     let (set, pipeline) = find(parts, &args.pipeline)?;
+    let pipeline = with_parameters(pipeline, &args.parameter)?;
     if pipeline.format == Format::File {
         return files::run(parts, &pipeline, args, json).await;
     }
@@ -57,6 +58,21 @@ pub async fn run(parts: &Parts, args: &RunArgs, json: bool) -> Result<ExitCode> 
     let tables = if args.dry_run { inspected(parts, &plan).await? } else { Vec::new() };
     tell(&ran, &tables, json)?;
     Ok(status(ran.verdict.is_ok()))
+}
+
+/// The pipeline with the values that were given by hand.
+fn with_parameters(pipeline: Pipeline, given: &[(String, String)]) -> Result<Pipeline> {
+    let kind = |name: &str| pipeline.parameters.iter().find(|parameter| parameter.name.as_str() == name);
+    let value = |(name, text): &(String, String)| {
+        let value = kind(name).map(|parameter| parameter.kind.parse(text).map(|value| value.to_json()));
+        // What is no parameter is told with all else that is wrong.
+        let value = value.unwrap_or(Ok(text.as_str().into()));
+        value
+            .map(|value| (name.clone(), value))
+            .map_err(|error| anyhow::anyhow!("parameter `{name}` {error}"))
+    };
+    let values = given.iter().map(value).collect::<Result<_>>()?;
+    pipeline.clone().with_parameters(&values).map_err(anyhow::Error::msg)
 }
 
 /// A pipeline of the folder by its name, or a file with the other pipelines of its folder.

@@ -16,7 +16,7 @@ use tokio_util::io::ReaderStream;
 
 use super::tables::table;
 use super::{print_json, print_text};
-use crate::cli::SendArgs;
+use crate::cli::{LoginArgs, SendArgs};
 
 /// One turn of waiting for a job; the gateway allows 30 s.
 const WAIT_SECONDS: u32 = 20;
@@ -31,7 +31,7 @@ pub async fn run(args: &SendArgs, json: bool) -> Result<ExitCode> {
     for file in &args.files {
         std::fs::File::open(file).with_context(|| format!("failed to open `{}`", file.display()))?;
     }
-    let gateway = Gateway::login(args).await?;
+    let gateway = Gateway::login(&args.login).await?;
     let mut jobs = Vec::new();
     let mut failed = 0;
     for file in &args.files {
@@ -55,10 +55,11 @@ pub async fn run(args: &SendArgs, json: bool) -> Result<ExitCode> {
     Ok(if failed > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-struct Gateway {
-    client: Client,
-    url: String,
-    token: String,
+/// A gateway that somebody has logged in to.
+pub(super) struct Gateway {
+    pub(super) client: Client,
+    pub(super) url: String,
+    pub(super) token: String,
 }
 
 #[derive(Deserialize)]
@@ -67,7 +68,7 @@ struct Login {
 }
 
 impl Gateway {
-    async fn login(args: &SendArgs) -> Result<Self> {
+    pub(super) async fn login(args: &LoginArgs) -> Result<Self> {
         let password = password(args)?;
         let url = args.url.trim_end_matches('/').to_owned();
         let client = Client::builder().connect_timeout(Duration::from_secs(10)).build()?;
@@ -94,29 +95,18 @@ impl Gateway {
     /// The job, and whether the same content had come before.
     async fn upload(&self, pipeline: &str, file: &Path) -> Result<(Job, bool)> {
         let name = file.file_name().and_then(|name| name.to_str()).unwrap_or("upload").to_owned();
-        let opened = tokio::fs::File::open(file).await;
-        let opened = opened.with_context(|| format!("failed to open `{}`", file.display()))?;
-        let size = opened.metadata().await?.len();
-        let bar = progress(&name, size);
-        let counted = bar.clone();
-        let stream = ReaderStream::with_capacity(opened, 64 << 10)
-            .inspect_ok(move |chunk| counted.inc(chunk.len() as u64));
         let request = self
             .client
             .post(format!("{}/v1/pipelines/{pipeline}/uploads", self.url))
             .query(&[("name", &name)])
             .header("content-type", "application/octet-stream")
-            .header("content-length", size)
-            .bearer_auth(&self.token)
-            .body(Body::wrap_stream(stream));
-        let response = answer(request).await;
-        bar.finish_and_clear();
-        let response = response?;
+            .bearer_auth(&self.token);
+        let response = with_file(request, file, &name).await?;
         let duplicate = response.headers().contains_key("tidemill-duplicate");
         Ok((response.json().await?, duplicate))
     }
 
-    async fn wait(&self, mut job: Job) -> Result<Job> {
+    pub(super) async fn wait(&self, mut job: Job) -> Result<Job> {
         let bar = progress("", 0);
         bar.enable_steady_tick(Duration::from_millis(120));
         let mut away_seconds = 0;
@@ -150,7 +140,7 @@ impl Gateway {
     }
 
     /// The report in words, with the first rejects.
-    async fn describe(&self, job: &Job, rejects: usize) -> Result<String> {
+    pub(super) async fn describe(&self, job: &Job, rejects: usize) -> Result<String> {
         let counts = job.counts;
         let mut text = format!(
             "{} → {}: {}  (job {})\n",
@@ -235,7 +225,7 @@ fn cut(raw: &str) -> String {
     text
 }
 
-fn password(args: &SendArgs) -> Result<String> {
+fn password(args: &LoginArgs) -> Result<String> {
     match &args.password_file {
         Some(file) => {
             let text = std::fs::read_to_string(file);
@@ -249,7 +239,7 @@ fn password(args: &SendArgs) -> Result<String> {
 }
 
 /// Sends a request; an answer that is a problem becomes an error in its words.
-async fn answer(request: RequestBuilder) -> Result<Response> {
+pub(super) async fn answer(request: RequestBuilder) -> Result<Response> {
     let response =
         request.send().await.context("the gateway could not be reached; is it running, is --url right?")?;
     let status = response.status();
@@ -261,6 +251,20 @@ async fn answer(request: RequestBuilder) -> Result<Response> {
         Some(detail) => bail!("{detail} ({status})"),
         None => bail!("the gateway answered {status}"),
     }
+}
+
+/// Sends a request with a file as its body, and shows how far it is.
+pub(super) async fn with_file(request: RequestBuilder, file: &Path, name: &str) -> Result<Response> {
+    let opened = tokio::fs::File::open(file).await;
+    let opened = opened.with_context(|| format!("failed to open `{}`", file.display()))?;
+    let size = opened.metadata().await?.len();
+    let bar = progress(name, size);
+    let counted = bar.clone();
+    let stream = ReaderStream::with_capacity(opened, 64 << 10)
+        .inspect_ok(move |chunk| counted.inc(chunk.len() as u64));
+    let response = answer(request.header("content-length", size).body(Body::wrap_stream(stream))).await;
+    bar.finish_and_clear();
+    response
 }
 
 /// A bar on a terminal; nothing where nobody looks.

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use object_store::aws::AmazonS3Builder;
+use object_store::aws::{AmazonS3, AmazonS3Builder};
 use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
+use object_store::signer::Signer;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
+use reqwest::{Method, Url};
 
 use crate::settings::{Objects, Secret};
 
@@ -37,6 +40,33 @@ pub fn open(url: &str, settings: &Objects) -> Result<Arc<dyn ObjectStore>> {
     }
 }
 
+/// What signs the URLs by which senders push to the store; `None` where it cannot, or shall not.
+pub fn signer(url: &str, settings: &Objects) -> Result<Option<Arc<dyn Signer>>> {
+    let Some(place) = url.strip_prefix("s3://").filter(|_| settings.presign) else {
+        return Ok(None);
+    };
+    let (bucket, prefix) = place.split_once('/').unwrap_or((place, ""));
+    let mut settings = settings.clone();
+    settings.endpoint = settings.public_endpoint.clone().or(settings.endpoint);
+    let store = s3(bucket, &settings).with_context(|| format!("failed to open bucket `{bucket}`"))?;
+    Ok(Some(Arc::new(PrefixSigner { store, prefix: prefix.trim_matches('/').into() })))
+}
+
+/// Signs for keys below a prefix, as [`PrefixStore`] stores them.
+#[derive(Debug)]
+struct PrefixSigner {
+    store: AmazonS3,
+    prefix: Key,
+}
+
+#[async_trait::async_trait]
+impl Signer for PrefixSigner {
+    async fn signed_url(&self, method: Method, key: &Key, expires_in: Duration) -> object_store::Result<Url> {
+        let key: Key = self.prefix.parts().chain(key.parts()).collect();
+        self.store.signed_url(method, &key, expires_in).await
+    }
+}
+
 /// Opens a folder, made when it is missing.
 pub fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>> {
     let failed = || format!("failed to open object folder `{}`", path.display());
@@ -57,7 +87,7 @@ pub fn exposed(url: &str, settings: &Objects) -> serde_json::Value {
     })
 }
 
-fn s3(bucket: &str, settings: &Objects) -> object_store::Result<impl ObjectStore + use<>> {
+fn s3(bucket: &str, settings: &Objects) -> object_store::Result<AmazonS3> {
     let options = ClientOptions::new()
         .with_connect_timeout(CONNECT_MAX)
         .with_timeout(REQUEST_MAX)

@@ -62,6 +62,7 @@ pub fn add_gateway(
         readiness: readiness(&jobs, &log, &objects),
         jobs,
         objects,
+        signer: parts.signer()?,
         registry: registry.clone(),
         settings: parts.gateway_settings(secret),
     })?;

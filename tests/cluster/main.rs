@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 mod deaths;
+mod delayed;
 mod exact;
 mod outages;
 mod place;

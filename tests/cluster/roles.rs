@@ -282,6 +282,40 @@ impl Client {
             tokio::time::sleep(PAUSE).await;
         }
     }
+
+    async fn post(&self, path: &str, key: &str, body: &Value) -> Value {
+        let request = self.http.post(self.url(path)).bearer_auth(&self.token).header("idempotency-key", key);
+        let answer = request.json(body).send().await.unwrap();
+        let (status, text) = (answer.status(), answer.text().await.unwrap());
+        assert!(status.is_success(), "{path}: {status} {text}");
+        serde_json::from_str(&text).unwrap()
+    }
+
+    /// Pushes files to the object store itself, with no more than the URL that was given, and posts a job over them.
+    pub async fn submit(&self, pipeline: &str, key: &str, files: &[String], parameters: Value) -> Value {
+        let names: Vec<String> = (0..files.len()).map(|nth| format!("{nth}.csv")).collect();
+        let places = format!("/v1/pipelines/{pipeline}/objects");
+        let places = self.post(&places, key, &serde_json::json!({ "names": names })).await;
+        let places = places["objects"].as_array().unwrap();
+        for (place, file) in places.iter().zip(files) {
+            let url = place["url"].as_str().unwrap();
+            assert!(url.starts_with(&variable("TIDEMILL_TEST_S3_URL")), "{url}");
+            let pushed = reqwest::Client::new().put(url).body(file.clone()).send().await.unwrap();
+            assert!(pushed.status().is_success(), "{} {:?}", pushed.status(), pushed.text().await);
+        }
+        let keys: Vec<&Value> = places.iter().map(|place| &place["key"]).collect();
+        let body =
+            serde_json::json!({ "pipeline": pipeline, "files_to_process": keys, "parameters": parameters });
+        self.post("/v1/jobs", key, &body).await
+    }
+
+    /// Posts the job of that key once more, as one does who got no answer; gives the id of the job.
+    pub async fn submit_again(&self, pipeline: &str, key: &str, job: &Value) -> Value {
+        let (files, parameters) = (&job["files_to_process"], &job["parameters"]);
+        let body =
+            serde_json::json!({ "pipeline": pipeline, "files_to_process": files, "parameters": parameters });
+        self.post("/v1/jobs", key, &body).await["job_id"].clone()
+    }
 }
 
 /// Where a gateway listens.

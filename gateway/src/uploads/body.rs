@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::request::clean;
 use crate::gateway::State;
+use crate::problem::Problem;
 
 /// Bytes of a form's other fields that are read over, in all.
 const OTHER_FIELDS_BYTES_MAX: u64 = 64 * 1024;
@@ -25,7 +26,7 @@ const DRAINED_TIME_MAX: Duration = Duration::from_secs(2);
 
 /// Why a body did not end well.
 #[derive(Debug, Clone, thiserror::Error)]
-pub(super) enum BodyFault {
+pub(crate) enum BodyFault {
     #[error("the body stalled: no byte came for {seconds} seconds")]
     Stalled { seconds: u64 },
     #[error("the upload took longer than {seconds} seconds")]
@@ -41,14 +42,14 @@ pub(super) enum BodyFault {
 }
 
 /// The file of an upload. Remembers its fault, so that the answer can tell it.
-pub(super) struct UploadBody {
+pub(crate) struct UploadBody {
     stream: BoxStream<'static, Result<Bytes, BodyFault>>,
     fault: Option<BodyFault>,
 }
 
 impl UploadBody {
     /// The body as it is, under the limits of the settings.
-    pub(super) fn new(body: Body, length: Option<u64>, shared: &State) -> Self {
+    pub(crate) fn new(body: Body, length: Option<u64>, shared: &State) -> Self {
         let guard = Guard {
             body: body.into_data_stream(),
             received_bytes: 0,
@@ -90,8 +91,16 @@ impl UploadBody {
         Ok((Self { stream: file.chain(rest).fuse().boxed(), fault: None }, file_name))
     }
 
-    pub(super) fn take_fault(&mut self) -> Option<BodyFault> {
-        self.fault.take()
+    /// What the sender is told when the landing failed with `error`: the fault of the body, if it had one. Else
+    /// the sender is listened to for a moment, so that it reads the answer.
+    pub(crate) async fn refusal(&mut self, error: tidemill_ingest::Error) -> Problem {
+        match self.fault.take() {
+            Some(fault) => fault.into(),
+            None => {
+                drain(self).await;
+                error.into()
+            }
+        }
     }
 }
 
@@ -190,7 +199,7 @@ fn form_fault(error: multer::Error) -> BodyFault {
 }
 
 /// Reads on for a moment and forgets what comes, so that the sender gets to read the refusal.
-pub(super) async fn drain<S, E>(mut body: S)
+pub(crate) async fn drain<S, E>(mut body: S)
 where
     S: Stream<Item = Result<Bytes, E>> + Unpin,
 {

@@ -53,7 +53,7 @@ impl Request {
         let source = upload_source(pipeline)?;
         let kind = kind(headers)?;
         refuse_encoding(headers)?;
-        let length = text(headers, &CONTENT_LENGTH)?.and_then(|text| text.parse().ok());
+        let length = length(headers)?;
         if kind == Kind::Raw {
             refuse_length(source.max_size_bytes, length)?;
         }
@@ -97,8 +97,8 @@ fn refuse_encoding(headers: &HeaderMap) -> Result<(), Problem> {
     }
 }
 
-/// 409 for a pipeline that gets its data in another way.
-fn upload_source(pipeline: &Pipeline) -> Result<&UploadSource, Problem> {
+/// What a pipeline says about files that are sent to it; 409 for one that gets its data in another way.
+pub(crate) fn upload_source(pipeline: &Pipeline) -> Result<&UploadSource, Problem> {
     match &pipeline.source {
         Source::Upload(source) => Ok(source),
         Source::Http(_) => {
@@ -108,14 +108,18 @@ fn upload_source(pipeline: &Pipeline) -> Result<&UploadSource, Problem> {
     }
 }
 
-fn refuse_length(limit_bytes: u64, length: Option<u64>) -> Result<(), Problem> {
+pub(crate) fn length(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+    Ok(text(headers, &CONTENT_LENGTH)?.and_then(|text| text.parse().ok()))
+}
+
+pub(crate) fn refuse_length(limit_bytes: u64, length: Option<u64>) -> Result<(), Problem> {
     match length {
         Some(length) if length > limit_bytes => Err(tidemill_ingest::Error::TooLarge { limit_bytes }.into()),
         _ => Ok(()),
     }
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+pub(crate) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let Some(key) = headers.get("idempotency-key") else {
         return Ok(None);
     };

@@ -129,7 +129,7 @@ async fn a_removed_user_loses_access_though_the_token_is_good() {
 async fn pipelines_are_shown_to_those_who_have_a_grant() {
     let server = Server::start().await;
     for (user, names) in [
-        ("admin", vec!["sales", "stock", "weather"]),
+        ("admin", vec!["days", "sales", "stock", "weather"]),
         ("sender", vec!["sales"]),
         ("reader", vec!["sales"]),
         ("stranger", vec![]),

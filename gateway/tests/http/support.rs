@@ -56,6 +56,19 @@ sinks:
   - table: { name: weather }
 ";
 
+const DAYS: &str = "
+pipeline: days
+parameters:
+  - { name: day, type: date }
+  - { name: factor, type: int64, default: 2 }
+columns:
+  - { name: id, type: int64 }
+steps:
+  - sql: SELECT id * $factor AS id, $day AS day FROM input
+sinks:
+  - table: { name: days }
+";
+
 /// Workers of a program that is not there: what reaches them shows as a failure inside.
 fn workers() -> Workers {
     let places = Places { tables: "sqlite:/nowhere".to_owned(), jobs: None, objects: None };
@@ -93,6 +106,7 @@ impl Server {
             jobs: jobs.clone(),
             landing: Landing::new(objects.clone(), jobs.clone(), LandingLimits::default()),
             objects,
+            signer: None,
             users: users.clone(),
             query: workers(),
             readiness: vec![ReadinessCheck::new("jobs", || async { Ok(()) })],
@@ -217,7 +231,8 @@ async fn add_users(users: &Users) {
 }
 
 fn pipelines() -> PipelineSet {
-    let files = [("sales.yaml", SALES), ("stock.yaml", STOCK), ("weather.yaml", WEATHER)];
+    let files =
+        [("days.yaml", DAYS), ("sales.yaml", SALES), ("stock.yaml", STOCK), ("weather.yaml", WEATHER)];
     PipelineSet::from_files(files.map(|(name, text)| (name.to_owned(), text.to_owned())).to_vec()).unwrap()
 }
 

@@ -17,7 +17,7 @@ async fn what_is_not_there_and_what_is_not_taken_are_problems_too() {
     problem(server.get("/nothing", "admin").await, 404, "unknown_route").await;
     problem(server.get("/v1/pipelines/sales/uploads/x", "admin").await, 404, "unknown_route").await;
     let response = server.request(Method::DELETE, "/v1/jobs", "admin").send().await.unwrap();
-    assert_eq!(response.headers()["allow"], "GET,HEAD");
+    assert_eq!(response.headers()["allow"], "GET,HEAD,POST");
     problem(response, 405, "wrong_method").await;
     problem(server.get("/v1/pipelines/sales/uploads", "admin").await, 405, "wrong_method").await;
     problem(server.get("/v1/jobs/%ff", "admin").await, 400, "bad_path").await;

@@ -26,12 +26,10 @@ const RETRY: &str = "UPDATE tidemill_jobs SET status = 'queued', retries = retri
     not_before = ?, wake_at = ?, wakes = 0, started_at = NULL, finished_at = NULL, report = NULL, \
     artifacts = NULL, error = NULL, records_in = 0, records_written = 0, records_rejected = 0, \
     records_filtered = 0, pipeline_version = NULL, dedupe_key = ? WHERE job_id = ? AND status = 'failed' AND attempt = ?";
-const DOWNLOADED: &str =
-    "UPDATE tidemill_jobs SET status = 'downloaded' WHERE job_id = ? AND status = 'success'";
 
 impl JobStore {
-    /// Takes a queued job for `worker`. `None` when there is nothing to take: it is not queued, its time has
-    /// not come, or another was quicker. `pipeline_version` is stored by the first claim; the version to run is
+    /// Takes a queued job for `worker`. `None` when there is nothing to take: it is not queued, its time or its turn
+    /// has not come, or another was quicker. `pipeline_version` is stored by the first claim; the version to run is
     /// the one of the claim's job.
     pub async fn claim(
         &self,
@@ -41,12 +39,17 @@ impl JobStore {
         now: DateTime<Utc>,
     ) -> Result<Option<Claim>> {
         let now = now.trunc_subsecs(6);
-        let Some(Stored { mut job, state, .. }) = self.stored(job).await? else {
+        let Some(Stored { mut job, arrival, state, .. }) = self.stored(job).await? else {
             return Ok(None);
         };
         if !life::may_claim(&state, now) {
             return Ok(None);
         }
+        if job.takes_turns && !self.is_next(&job, arrival).await? {
+            return Ok(None);
+        }
+        // It begins now that it is its turn: not before the one before it ended.
+        let now = if job.takes_turns { now.max(super::now()) } else { now };
         let deadline = now + span(self.limits.job_limit);
         let values = values![
             micros(now),
@@ -58,7 +61,11 @@ impl JobStore {
             state.attempt,
             micros(now),
         ];
-        if self.execute("claim a job", CLAIM, values).await? == 0 {
+        let claimed = match job.takes_turns {
+            false => self.execute("claim a job", CLAIM, values).await? > 0,
+            true => self.commit("claim a job", &Write::new(CLAIM, values).in_turn(&job, arrival)).await?,
+        };
+        if !claimed {
             return Ok(None);
         }
         job.status = JobStatus::Processing;
@@ -142,11 +149,6 @@ impl JobStore {
         self.changed(job, changed, "cancelled").await
     }
 
-    /// Marks that the report of a job was collected; false when it was before, or has not succeeded.
-    pub async fn mark_downloaded(&self, job: JobId) -> Result<bool> {
-        Ok(self.execute("mark a job as downloaded", DOWNLOADED, values![job.to_string()]).await? > 0)
-    }
-
     /// Queues a processing job again and announces it when its time has come.
     pub(super) async fn put_back(
         &self,
@@ -200,7 +202,7 @@ impl JobStore {
             job.attempt,
         ];
         let write = Write::new(FINISH, values).telling(Event::finished(job, rejects, finished_at));
-        self.commit("finish a job", &write).await
+        self.commit("finish a job", &write.calling_next(job)).await
     }
 
     fn again(&self, stored: &Stored, dedupe_key: Option<String>) -> Write {
@@ -208,7 +210,7 @@ impl JobStore {
         let wake_at = micros(now) + self.wake_after_micros();
         let job = &stored.job;
         let values = values![micros(now), wake_at, dedupe_key, job.job_id.to_string(), job.attempt];
-        Write::new(RETRY, values).telling(Event::landed(job, now))
+        Write::new(RETRY, values).telling(Event::landed(job, now)).taking_turns(job)
     }
 
     /// The job after a change, or why it could not be made: another change came in between.

@@ -1,8 +1,11 @@
 //! Landing a job: its row and its `landed` event in one transaction; what came before is found by unique keys.
 
+use sqlx::Row;
 use tidemill_pipelines::Duplicates;
 
 use super::connect::failed;
+use super::outbox::marks;
+use super::read::IDS_MAX;
 use super::rows::{COLUMNS, Stored, micros, to_json};
 use super::write::{Value, Write, values};
 use super::{JobStore, Landed, NewJob, now};
@@ -14,9 +17,9 @@ const ROUNDS: u32 = 4;
 const KEY_CHARS_MAX: usize = 190;
 
 const INSERT: &str = "INSERT INTO tidemill_jobs (job_id, pipeline, status, attempt, retries, put_backs, \
-    created_at, not_before, wake_at, wakes, files, file_name, size_bytes, content_sha256, sender, \
-    idempotency_key, duplicates, dedupe_key, records_in, records_written, records_rejected, records_filtered) \
-    VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)";
+    created_at, not_before, wake_at, wakes, files, file_name, size_bytes, content_sha256, parameters, \
+    takes_turns, sender, idempotency_key, duplicates, dedupe_key, records_in, records_written, records_rejected, \
+    records_filtered) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)";
 
 impl JobStore {
     /// Makes a job, or finds the one that the same upload made before. When it fails with
@@ -53,6 +56,8 @@ impl JobStore {
     fn insert(&self, new: &NewJob, job: &Job) -> Result<Write> {
         let created_at = micros(job.created_at);
         let files = to_json(&new.files).map_err(failed("land a job"))?;
+        let parameters = (!new.parameters.is_empty()).then(|| to_json(&new.parameters)).transpose();
+        let parameters = parameters.map_err(failed("land a job"))?;
         let duplicates = match new.duplicates {
             Duplicates::First => "first",
             Duplicates::Accept => "accept",
@@ -68,12 +73,22 @@ impl JobStore {
             job.file_name.clone(),
             i64::try_from(job.size_bytes).unwrap_or(i64::MAX),
             job.content_sha256.as_str(),
+            parameters,
+            i64::from(job.takes_turns),
             job.sender.as_str(),
             new.idempotency_key.clone(),
             duplicates,
             dedupe_key(job, new.duplicates),
         ];
-        Ok(Write::new(INSERT, values).telling(Event::landed(job, job.created_at)))
+        let mut write = Write::new(INSERT, values).telling(Event::landed(job, job.created_at));
+        if !new.pushed.is_empty() {
+            let rows = vec!["(?, ?)"; new.pushed.len()].join(", ");
+            let job_id = job.job_id.to_string();
+            let values = new.pushed.iter().flat_map(|id| values![id.as_str(), job_id.as_str()]).collect();
+            write =
+                write.and(format!("INSERT INTO tidemill_pushed (object_id, job_id) VALUES {rows}"), values);
+        }
+        Ok(write.taking_turns(job))
     }
 
     /// The job that stands in the way of `new`, if it still does.
@@ -92,6 +107,9 @@ impl JobStore {
                 None => {}
             }
         }
+        if let Some((object_id, job_id)) = self.pushed(&new.pushed).await?.into_iter().next() {
+            return Err(Error::ObjectTaken { object_id, job_id });
+        }
         match dedupe_key(&job(new), new.duplicates) {
             Some(key) => Ok(self
                 .found("dedupe_key = ?", values![key])
@@ -99,6 +117,24 @@ impl JobStore {
                 .map(|found| Landed::Duplicate(found.job))),
             None => Ok(None),
         }
+    }
+
+    /// Those of these pushed objects that a job took, with their jobs.
+    pub async fn pushed(&self, object_ids: &[String]) -> Result<Vec<(String, String)>> {
+        const ACTION: &str = "look for pushed objects";
+        let mut found = Vec::new();
+        for ids in object_ids.chunks(IDS_MAX) {
+            let statement = format!(
+                "SELECT object_id, job_id FROM tidemill_pushed WHERE object_id IN ({})",
+                marks(ids.len())
+            );
+            let values = ids.iter().map(|id| Value::from(id.as_str())).collect();
+            for row in self.rows(ACTION, &statement, values).await? {
+                let pair = row.try_get(0).and_then(|object| Ok((object, row.try_get(1)?)));
+                found.push(pair.map_err(failed(ACTION))?);
+            }
+        }
+        Ok(found)
     }
 
     async fn found(&self, condition: &str, values: Vec<Value>) -> Result<Option<Stored>> {
@@ -133,12 +169,14 @@ fn job(new: &NewJob) -> Job {
         file_name: new.file_name.clone(),
         size_bytes: new.size_bytes,
         content_sha256: new.content_sha256.clone(),
+        parameters: new.parameters.clone(),
         report_file_path: None,
         artifacts: Vec::new(),
         sender: new.sender.clone(),
         counts: Counts::default(),
         error: None,
         attempt: 0,
+        takes_turns: new.takes_turns,
     }
 }
 

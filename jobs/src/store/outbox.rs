@@ -44,10 +44,17 @@ impl OutboxRow {
         })
     }
 
-    pub(super) fn leased_to(mut self, relay: &str, now: i64) -> Self {
-        self.relay = Some(relay.to_owned());
-        self.due_at = now + LEASE_MICROS;
+    /// Leased to the relay that has a place for it; without one it is left to the polls.
+    pub(super) fn leased_for(mut self, place: Option<&Place>) -> Self {
+        if let Some(place) = place {
+            self.relay = Some(place.relay.to_string());
+            self.due_at = micros(now()) + LEASE_MICROS;
+        }
         self
+    }
+
+    pub(super) fn is_leased(&self) -> bool {
+        self.relay.is_some()
     }
 }
 
@@ -69,10 +76,6 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(super) fn relay(&self) -> &str {
-        &self.relay
-    }
-
     pub(super) fn give(self, row: OutboxRow) {
         self.permit.send(row);
     }

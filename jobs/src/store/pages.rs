@@ -108,8 +108,11 @@ impl JobStore {
     /// before gives its job.
     pub async fn complete_run(&self, claim: &SlotClaim, new: NewJob) -> Result<Option<Job>> {
         let (job, landing) = self.landing(&new)?;
-        let write =
-            Write { event: landing.event, ..ending(claim, None).and(landing.statement, landing.values) };
+        let write = Write {
+            event: landing.event,
+            turns: landing.turns,
+            ..ending(claim, None).and(landing.statement, landing.values)
+        };
         match self.commit("complete a run", &write).await? {
             true => Ok(Some(job)),
             false => self.get(claim.run_id).await,

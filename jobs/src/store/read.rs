@@ -15,8 +15,8 @@ use crate::{Error, Job, JobId, JobStatus, Result};
 
 /// The largest page of jobs.
 const PAGE_MAX: u32 = 1_000;
-/// Ids in one question of [`JobStore::jobs_that_exist`].
-const IDS_MAX: usize = 500;
+/// Ids in one question, as of [`JobStore::jobs_that_exist`].
+pub(super) const IDS_MAX: usize = 500;
 
 impl JobStore {
     /// One job.

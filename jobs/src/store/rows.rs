@@ -11,8 +11,8 @@ use crate::{Counts, Job, JobError, JobStatus};
 /// Every column that [`Stored`] reads.
 pub(super) const COLUMNS: &str = "arrival, job_id, pipeline, pipeline_version, status, attempt, retries, \
     put_backs, created_at, started_at, finished_at, not_before, deadline, lease_until, wake_at, wakes, files, \
-    file_name, size_bytes, content_sha256, sender, duplicates, report, records_in, records_written, \
-    records_rejected, records_filtered, artifacts, error";
+    file_name, size_bytes, content_sha256, parameters, takes_turns, sender, duplicates, report, records_in, \
+    records_written, records_rejected, records_filtered, artifacts, error";
 
 /// A job with what only the store needs to know of it.
 #[derive(Debug, Clone)]
@@ -48,6 +48,7 @@ fn job_from_row(row: &AnyRow) -> sqlx::Result<Job> {
     let status: String = row.try_get("status")?;
     let error: Option<String> = row.try_get("error")?;
     let artifacts: Option<String> = row.try_get("artifacts")?;
+    let parameters: Option<String> = row.try_get("parameters")?;
     Ok(Job {
         job_id: parsed(row, "job_id")?,
         pipeline: parsed(row, "pipeline")?,
@@ -62,6 +63,7 @@ fn job_from_row(row: &AnyRow) -> sqlx::Result<Job> {
         file_name: row.try_get("file_name")?,
         size_bytes: unsigned(row, "size_bytes")?,
         content_sha256: row.try_get("content_sha256")?,
+        parameters: parameters.map(|text| json(text, "parameters")).transpose()?.unwrap_or_default(),
         report_file_path: row.try_get("report")?,
         artifacts: artifacts.map(|names| json(names, "artifacts")).transpose()?.unwrap_or_default(),
         sender: row.try_get("sender")?,
@@ -73,6 +75,7 @@ fn job_from_row(row: &AnyRow) -> sqlx::Result<Job> {
         },
         error: error.map(|error| json::<JobError>(error, "error")).transpose()?,
         attempt: unsigned(row, "attempt")?,
+        takes_turns: row.try_get::<i64, _>("takes_turns")? != 0,
     })
 }
 

@@ -11,8 +11,9 @@ use sqlx::{Any, AssertSqlSafe};
 use tracing::debug;
 
 use super::connect::failed;
-use super::outbox::{OutboxRow, insert_event};
+use super::outbox::{OutboxRow, Place, insert_event};
 use super::rows::micros;
+use super::turns::Turns;
 use super::{Dialect, JobStore, now};
 use crate::{Event, Result};
 
@@ -81,23 +82,26 @@ pub(super) struct Write {
     pub event: Option<Event>,
     /// When the event may be published; `None` is at once.
     pub due_at: Option<i64>,
+    /// Whose turns it changes.
+    pub turns: Option<Turns>,
 }
 
 impl Write {
     /// A change that nobody is told of.
-    pub fn new(statement: &'static str, values: Vec<Value>) -> Self {
-        Self { statement: statement.into(), values, also: Vec::new(), event: None, due_at: None }
-    }
-
-    /// Runs a further statement in the same transaction.
-    pub fn and(mut self, statement: impl Into<Cow<'static, str>>, values: Vec<Value>) -> Self {
-        self.also.push((statement.into(), values));
-        self
+    pub fn new(statement: impl Into<Cow<'static, str>>, values: Vec<Value>) -> Self {
+        let statement = statement.into();
+        Self { statement, values, also: Vec::new(), event: None, due_at: None, turns: None }
     }
 
     /// Tells of it in the same transaction.
     pub fn telling(mut self, event: Event) -> Self {
         self.event = Some(event);
+        self
+    }
+
+    /// Writes this too, in the same transaction.
+    pub fn and(mut self, statement: impl Into<Cow<'static, str>>, values: Vec<Value>) -> Self {
+        self.also.push((statement.into(), values));
         self
     }
 }
@@ -121,21 +125,23 @@ impl JobStore {
 
     /// The same with the database's own error, for who looks for a broken unique key.
     pub(super) async fn try_commit(&self, write: &Write) -> sqlx::Result<bool> {
-        let hand = match (&write.event, write.due_at) {
+        let place = match (&write.event, write.due_at) {
             (Some(_), None) => self.handover.reserve(),
             _ => None,
         };
         let due_at = write.due_at.unwrap_or_else(|| micros(now()));
         let row = write.event.as_ref().map(|event| OutboxRow::new(event, due_at)).transpose()?;
-        let leased = row.map(|row| match &hand {
-            Some(hand) => row.leased_to(hand.relay(), micros(now())),
-            None => row,
-        });
-        let changed = self.retrying(|| self.transaction(write, leased.as_ref())).await?;
-        if let (true, Some(hand), Some(row)) = (changed, hand, leased) {
-            hand.give(row);
+        let row = row.map(|row| row.leased_for(place.as_ref()));
+        let calls = write.turns.as_ref().is_some_and(|turns| turns.calls_next);
+        let next_place = if calls { self.handover.reserve() } else { None };
+        let done = self.retrying(|| self.transaction(write, row.as_ref(), next_place.as_ref())).await?;
+        let Some(next) = done else { return Ok(false) };
+        for (place, row) in [(place, row), (next_place, next)] {
+            if let (Some(place), Some(row)) = (place, row.filter(OutboxRow::is_leased)) {
+                place.give(row);
+            }
         }
-        Ok(changed)
+        Ok(true)
     }
 
     /// One statement outside of a transaction; the number of rows that it found.
@@ -165,17 +171,26 @@ impl JobStore {
         }
     }
 
-    async fn transaction(&self, write: &Write, row: Option<&OutboxRow>) -> sqlx::Result<bool> {
+    /// `None` when the statement found no row; else the event that calls the next job, if there is one.
+    async fn transaction(
+        &self,
+        write: &Write,
+        row: Option<&OutboxRow>,
+        next_place: Option<&Place>,
+    ) -> sqlx::Result<Option<Option<OutboxRow>>> {
         let _writer = self.writer().await?;
         let begin = match self.dialect {
             Dialect::MySql => "START TRANSACTION",
             Dialect::Sqlite => "BEGIN IMMEDIATE",
         };
         let mut transaction = self.pool.begin_with(begin).await?;
+        if let Some(turns) = &write.turns {
+            turns.lock(self.dialect, &mut transaction).await?;
+        }
         let done = query(&write.statement, write.values.clone()).execute(&mut *transaction).await?;
         if done.rows_affected() == 0 {
             transaction.rollback().await?;
-            return Ok(false);
+            return Ok(None);
         }
         for (statement, values) in &write.also {
             query(statement, values.clone()).execute(&mut *transaction).await?;
@@ -183,8 +198,12 @@ impl JobStore {
         if let Some(row) = row {
             insert_event(row).execute(&mut *transaction).await?;
         }
+        let next = match &write.turns {
+            Some(turns) if turns.calls_next => turns.call_next(&mut transaction, next_place).await?,
+            _ => None,
+        };
         transaction.commit().await?;
-        Ok(true)
+        Ok(Some(next))
     }
 
     async fn writer(&self) -> sqlx::Result<tokio::sync::SemaphorePermit<'_>> {

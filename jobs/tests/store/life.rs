@@ -14,7 +14,6 @@ on_both!(
     the_same_end_may_be_repeated,
     a_cancelled_job_is_taken_from_its_worker,
     only_a_failed_job_is_retried,
-    a_report_is_collected_once,
 );
 
 async fn of_many_claims_one_wins(db: Database) {
@@ -148,13 +147,4 @@ async fn only_a_failed_job_is_retried(db: Database) {
     assert_eq!(db.store.get(job).await.unwrap().unwrap().counts, counts);
     assert!(matches!(db.store.retry(job).await, Err(Error::NotAllowed { .. })));
     assert_eq!(db.store.retry(JobId::new()).await.unwrap(), None);
-}
-
-async fn a_report_is_collected_once(db: Database) {
-    let claim = claimed(&db.store, "sales").await;
-    assert!(!db.store.mark_downloaded(claim.job.job_id).await.unwrap(), "it runs");
-    assert!(db.store.finish(&claim, success(), Vec::new()).await.unwrap());
-    assert!(db.store.mark_downloaded(claim.job.job_id).await.unwrap());
-    assert!(!db.store.mark_downloaded(claim.job.job_id).await.unwrap());
-    assert_eq!(db.store.get(claim.job.job_id).await.unwrap().unwrap().status, JobStatus::Downloaded);
 }

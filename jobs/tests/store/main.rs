@@ -4,11 +4,13 @@
 // Clippy knows test functions, not the helpers of an integration test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod collections;
 mod life;
 mod relay;
 mod slots;
 mod support;
 mod sweeper;
+mod turns;
 mod uploads;
 
 use support::{Database, claimed, landed, new_job, on_both};
@@ -61,12 +63,13 @@ async fn a_job_comes_back_as_it_landed(db: Database) {
     new.files = vec!["landing/sales/é/1.csv".to_owned(), "second \"quoted\"".to_owned()];
     new.file_name = Some("Umsätze 📈.csv".to_owned());
     new.size_bytes = 5_000_000_000;
+    new.parameters = [("day".to_owned(), "2024-05-01".into()), ("n".to_owned(), 7.into())].into();
     let job = landed(&db.store, new.clone()).await;
     let found = db.store.get(job.job_id).await.unwrap().unwrap();
     assert_eq!(found, job);
     assert_eq!((found.status, found.attempt, found.retries), (JobStatus::Queued, 0, 0));
     assert_eq!((found.files_to_process, found.file_name), (new.files, new.file_name));
-    assert_eq!(found.size_bytes, 5_000_000_000);
+    assert_eq!((found.size_bytes, found.parameters), (5_000_000_000, new.parameters));
     assert_eq!(db.store.get(JobId::new()).await.unwrap(), None);
 }
 

@@ -1,5 +1,6 @@
 //! A database of its own for each test, and jobs to put into it.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
@@ -116,6 +117,9 @@ pub fn new_job(pipeline: &str) -> NewJob {
         file_name: Some("data.csv".to_owned()),
         size_bytes: 12,
         content_sha256: format!("{0}{0}", Uuid::now_v7().simple()),
+        parameters: BTreeMap::new(),
+        pushed: Vec::new(),
+        takes_turns: false,
         sender: "ann".to_owned(),
         idempotency_key: None,
         duplicates: Duplicates::First,

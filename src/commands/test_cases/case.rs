@@ -1,7 +1,8 @@
 //! One case: `input.csv` (or `input.csv.zip`, `input.json`, `input.jsonl`), `tables/*.csv`, and what must come of it:
-//! `rows.csv` (all rows in their order), `rejects.csv` (`line,column,code` of each first problem, by line), and
-//! `error.txt` with the code of the error when a job with this file has to fail. A case of a pipeline of files is
-//! one `input.*`, and `output.*` with the very bytes that have to be made, when a program always makes the same.
+//! `rows.csv` (all rows in their order), `rejects.csv` (`line,column,code` of each first problem, by line),
+//! `parameters.json` when the job has parameters, `error.txt` with the code of the error when a job with this file
+//! has to fail. A case of a pipeline of files is one `input.*`, and `output.*` with the very bytes that have to be
+//! made, when a program always makes the same.
 
 use std::io::Read;
 use std::path::Path;
@@ -31,6 +32,7 @@ pub async fn run(
     if pipeline.format == Format::File {
         return run_programs(pipeline, limits, folder).await;
     }
+    let pipeline = &with_parameters(pipeline, &folder.join("parameters.json"))?;
     let lookups = local::tables(set, limits, tables(&folder.join("tables"))?).await?;
     let planned = plan(&Engine::new(limits)?, pipeline, set, Some(&lookups)).await?;
     let mut rows = local::csv_writer(Vec::new(), &planned.output)?;
@@ -84,6 +86,16 @@ fn named(folder: &Path, prefix: &str) -> Result<Option<std::path::PathBuf>> {
     let entries = std::fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
     let found = entries.iter().find(|entry| entry.file_name().to_string_lossy().starts_with(prefix));
     Ok(found.map(std::fs::DirEntry::path))
+}
+
+/// The pipeline with the parameters of the case, when it has some.
+fn with_parameters(pipeline: &Pipeline, path: &Path) -> Result<Pipeline> {
+    let pipeline = pipeline.clone();
+    if !path.exists() {
+        return Ok(pipeline);
+    }
+    let given = serde_json::from_slice(&std::fs::read(path)?).context("parameters.json is no JSON object")?;
+    pipeline.with_parameters(&given).map_err(anyhow::Error::msg)
 }
 
 fn line(reject: &Reject) -> String {
