@@ -57,7 +57,7 @@ fn batch() -> RecordBatch {
     const ROWS: usize = 240;
     fn walk<T: Copy>(values: &[T], pace: usize) -> Vec<Option<T>> {
         let at = |row: usize| (row * pace / 3 + row) % values.len();
-        (0..ROWS).map(|row| ((row + pace) % 11 != 0).then(|| values[at(row)])).collect()
+        (0..ROWS).map(|row| (!(row + pace).is_multiple_of(11)).then(|| values[at(row)])).collect()
     }
     let times = TimestampMicrosecondArray::from(walk(&TIMES, 1)).with_timezone("UTC");
     let decimals = Decimal128Array::from(walk(&DECIMALS, 2)).with_precision_and_scale(20, 2).unwrap();
@@ -243,7 +243,9 @@ async fn the_engine_decides_every_row_of_mariadb() {
     let server = server.trim_end_matches('/');
     let database = format!("tidemill_query_{}", std::process::id());
     let pool = sqlx::MySqlPool::connect(server).await.unwrap();
-    let run = async |sql: String| drop(sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap());
+    let run = async |sql: String| {
+        sqlx::query(sqlx::AssertSqlSafe(sql)).execute(&pool).await.unwrap();
+    };
     run(format!("CREATE DATABASE {database}")).await;
     the_engine_decides(&format!("{server}/{database}"), "odd_values").await;
     run(format!("DROP DATABASE {database}")).await;
