@@ -183,7 +183,7 @@ async fn what_is_not_allowed_is_refused_with_its_code() {
     let mut child = tidemill(dev.folder.path()).args(add).stdin(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), PASSWORD.as_bytes()).unwrap();
     assert!(child.wait().unwrap().success());
-    done(tidemill(dev.folder.path()).args(["user", "grant", READER, "read", "departments"]));
+    done(tidemill(dev.folder.path()).args(["user", "grant", READER, "departments", "read"]));
     dev.clients(READER, HERE, &["reader"]);
 }
 
