@@ -67,7 +67,7 @@ fn add_watch(
     log: &Arc<dyn EventLog>,
     groups: Vec<Group>,
 ) -> Result<()> {
-    let watch = QueueWatch::new(registry, jobs.cloned(), Arc::clone(log), groups)?;
+    let watch = QueueWatch::new(registry, jobs.cloned(), Arc::clone(log), groups, &*parts.pipelines()?)?;
     let watch = watch.run(parts.settings().telemetry.poll.get(), crew.stop_back.clone());
     crew.back("metrics of the queue", endless(watch));
     Ok(())

@@ -3,6 +3,8 @@
 //! One job id leads through all lines: fields of the spans (`job_id`, `request_id`) stand in each line.
 
 mod lines;
+#[cfg(test)]
+mod page;
 mod queue;
 mod server;
 

@@ -7,6 +7,8 @@
 mod demo;
 #[path = "dev/files.rs"]
 mod files;
+#[path = "dev/telemetry.rs"]
+mod telemetry;
 
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};

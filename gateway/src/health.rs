@@ -82,6 +82,11 @@ impl Readiness {
         Self { checks, last: Mutex::new(None), round: Semaphore::new(1) }
     }
 
+    /// Each part, and whether it answers.
+    pub(crate) async fn parts(&self) -> impl Iterator<Item = (String, bool)> {
+        self.ask().await.parts.into_iter().map(|(part, state)| (part, state.ready))
+    }
+
     async fn ask(&self) -> Ready {
         if let Some(ready) = self.recent() {
             return ready;

@@ -30,6 +30,7 @@ mod views;
 
 pub use gateway::{Gateway, GatewayParts, SetupError};
 pub use health::ReadinessCheck;
+pub use metrics::Metrics;
 pub use openapi::openapi_json;
 pub use serve::ServeError;
 pub use settings::GatewaySettings;

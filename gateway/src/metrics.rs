@@ -3,8 +3,9 @@
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
+use prometheus::core::Collector;
 use prometheus::{
-    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder,
+    Encoder, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use crate::gateway::Shared;
@@ -15,18 +16,20 @@ const DURATION_BUCKETS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0, 600.0];
 
 /// The gateway's own metrics. Labels take few values: routes are patterns, pipelines are names of files.
-pub(crate) struct Metrics {
+#[derive(Clone)]
+pub struct Metrics {
     requests: IntCounterVec,
     durations: HistogramVec,
     upload_bytes: IntCounterVec,
     uploads: IntCounterVec,
     pub(crate) uploads_under_way: IntGauge,
     pub(crate) connections: IntGauge,
+    ready: IntGaugeVec,
 }
 
 impl Metrics {
     /// Makes and registers them; fails when the registry already has metrics of these names.
-    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let metrics = Self {
             requests: IntCounterVec::new(
                 Opts::new("tidemill_http_requests_total", "HTTP requests answered."),
@@ -53,14 +56,28 @@ impl Metrics {
                 "Uploads whose bytes are coming in.",
             )?,
             connections: IntGauge::new("tidemill_http_connections", "Open HTTP connections.")?,
+            ready: IntGaugeVec::new(
+                Opts::new("tidemill_ready", "1 when the part answers that `/readyz` asks, else 0."),
+                &["part"],
+            )?,
         };
-        registry.register(Box::new(metrics.requests.clone()))?;
-        registry.register(Box::new(metrics.durations.clone()))?;
-        registry.register(Box::new(metrics.upload_bytes.clone()))?;
-        registry.register(Box::new(metrics.uploads.clone()))?;
-        registry.register(Box::new(metrics.uploads_under_way.clone()))?;
-        registry.register(Box::new(metrics.connections.clone()))?;
+        metrics.collectors().into_iter().try_for_each(|collector| registry.register(collector))?;
         Ok(metrics)
+    }
+
+    /// The instruments, as they are registered and told of in docs/metrics.md.
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        let Self { requests, durations, upload_bytes, uploads, uploads_under_way, connections, ready } =
+            self.clone();
+        vec![
+            Box::new(requests),
+            Box::new(durations),
+            Box::new(upload_bytes),
+            Box::new(uploads),
+            Box::new(uploads_under_way),
+            Box::new(connections),
+            Box::new(ready),
+        ]
     }
 
     pub(crate) fn request_done(&self, route: &str, method: &str, status: u16, seconds: f64) {
@@ -102,6 +119,9 @@ impl Drop for Gauged {
 #[utoipa::path(get, path = "/metrics", tag = "operation",
     responses((status = 200, description = "Metrics in Prometheus' text format", content_type = "text/plain")))]
 pub(crate) async fn metrics(State(shared): State<Shared>) -> Result<Response, Problem> {
+    for (part, ready) in shared.readiness.parts().await {
+        shared.metrics.ready.with_label_values(&[&part]).set(ready.into());
+    }
     let mut text = Vec::new();
     let encoder = TextEncoder::new();
     encoder.encode(&shared.registry.gather(), &mut text).map_err(|error| Problem::internal(&error))?;

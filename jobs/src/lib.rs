@@ -20,6 +20,6 @@ pub use log::{EmbeddedLog, EventLog, KafkaLog, KafkaSettings, PartitionLag, Reco
 pub use relay::Relay;
 pub use store::{
     Claim, Collection, FailedPage, JobFilter, JobPage, JobStore, Landed, LandedPage, NewJob, Outcome,
-    OwnJobs, Page, QueueStats, SlotAnswer, SlotClaim, StoreLimits,
+    OwnJobs, Page, QueueStats, SlotAnswer, SlotClaim, StoreLimits, Weight, Work,
 };
 pub use sweeper::{Sweeper, Swept};

@@ -16,6 +16,7 @@ mod read;
 mod rows;
 mod slots;
 mod turns;
+mod work;
 mod write;
 
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub(crate) use outbox::{Handover, OutboxRow};
 pub use pages::{FailedPage, LandedPage, Page};
 pub(crate) use rows::Stored;
 pub use slots::{SlotAnswer, SlotClaim};
+pub use work::{Weight, Work};
 
 /// Jobs and the outbox. Cheap to clone; all clones share one pool of connections.
 #[derive(Clone)]
@@ -217,10 +219,6 @@ pub struct QueueStats {
     pub jobs: Vec<(JobStatus, u64)>,
     /// Age of the oldest queued job in seconds, 0 when none waits.
     pub oldest_queued_age_seconds: f64,
-    /// Bytes of all queued jobs.
-    pub queued_size_bytes: u64,
-    /// Bytes of all jobs being processed.
-    pub processing_size_bytes: u64,
     /// Events that are committed and not yet published, with those that wait for their time.
     pub outbox_length: u64,
 }

@@ -41,8 +41,8 @@ impl Sweeper {
         Self { store, interval }
     }
 
-    /// Sweeps until `shutdown`. A database that is away is waited for.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Sweeps until `shutdown`, and gives each sweep to `seen`. A database that is away is waited for.
+    pub async fn run(self, shutdown: CancellationToken, seen: impl Fn(Swept)) {
         loop {
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -52,7 +52,11 @@ impl Sweeper {
                 () = shutdown.cancelled() => return,
                 swept = self.sweep(Utc::now()) => match swept {
                     Ok(swept) if swept == Swept::default() => {}
-                    Ok(Swept { put_back, failed, woken }) => info!(put_back, failed, woken, "swept jobs"),
+                    Ok(swept) => {
+                        let Swept { put_back, failed, woken } = swept;
+                        info!(put_back, failed, woken, "swept jobs");
+                        seen(swept);
+                    }
                     Err(error) => warn!(error = &error as &dyn std::error::Error, "failed to sweep jobs"),
                 },
             }

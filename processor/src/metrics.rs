@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, Registry, exponential_buckets};
 use tidemill_jobs::Counts;
 
@@ -25,20 +26,30 @@ impl Metrics {
             &["pipeline", "outcome"],
         )?;
         let jobs = IntCounterVec::new(
-            Opts::new("tidemill_job_attempts_total", "Attempts by pipeline and how they ended."),
+            Opts::new(
+                "tidemill_job_attempts_total",
+                "Attempts by pipeline and outcome: success, failed, timed_out, overtaken.",
+            ),
             &["pipeline", "outcome"],
         )?;
         let stages = HistogramVec::new(
-            HistogramOpts::new("tidemill_stage_duration_seconds", "Wall time of the stages of a job.")
-                .buckets(exponential_buckets(0.001, 2.0, 20)?),
+            HistogramOpts::new(
+                "tidemill_stage_duration_seconds",
+                "Wall time of the stages of a job: open, stream, commit.",
+            )
+            .buckets(exponential_buckets(0.001, 2.0, 20)?),
             &["pipeline", "stage"],
         )?;
         let running = IntGauge::new("tidemill_processor_running_jobs", "Jobs that this processor works on.")?;
-        registry.register(Box::new(rows.clone()))?;
-        registry.register(Box::new(jobs.clone()))?;
-        registry.register(Box::new(stages.clone()))?;
-        registry.register(Box::new(running.clone()))?;
-        Ok(Self { rows, jobs, stages, running })
+        let metrics = Self { rows, jobs, stages, running };
+        metrics.collectors().into_iter().try_for_each(|collector| registry.register(collector))?;
+        Ok(metrics)
+    }
+
+    /// The instruments, as they are registered and told of in docs/metrics.md.
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        let Self { rows, jobs, stages, running } = self.clone();
+        vec![Box::new(rows), Box::new(jobs), Box::new(stages), Box::new(running)]
     }
 
     pub(crate) fn count(&self, pipeline: &str, counts: Counts) {

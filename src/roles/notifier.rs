@@ -4,7 +4,7 @@
 //! now is tried again with growing pauses until the limit of the settings; meanwhile others pass it by:
 //! places are held while sending, not while waiting.
 
-mod tell;
+pub mod tell;
 
 use std::sync::Arc;
 use std::time::Duration;

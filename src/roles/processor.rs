@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Result;
 use object_store::ObjectStore;
-use prometheus::Registry;
-use tidemill_jobs::{EventLog, JobStore, Sweeper};
+use prometheus::{IntCounterVec, Opts, Registry};
+use tidemill_jobs::{EventLog, JobStore, Sweeper, Swept};
 use tidemill_processor::{Metrics, ProcessorParts};
 use tidemill_sinks::{Lake, Sink};
 use tokio_util::sync::CancellationToken;
@@ -56,7 +56,12 @@ pub fn add_processor(
 ) -> Result<()> {
     let Shared { pipelines, jobs, log, objects } = shared;
     let sweeper = Sweeper::new(jobs.clone(), Sweeper::INTERVAL);
-    crew.back("sweeper", endless(sweeper.run(crew.stop_back.clone())));
+    let swept = swept_counter()?;
+    registry.register(Box::new(swept.clone()))?;
+    crew.back(
+        "sweeper",
+        endless(sweeper.run(crew.stop_back.clone(), move |found| count_swept(&swept, found))),
+    );
     let orphans = sweep_orphans(Arc::clone(&objects), jobs.clone(), crew.stop_back.clone());
     crew.back("sweeper of objects", endless(orphans));
     let processor = ProcessorParts {
@@ -71,6 +76,21 @@ pub fn add_processor(
     };
     crew.front("processor", tidemill_processor::serve(processor, crew.stop.clone()));
     Ok(())
+}
+
+/// Counts what sweepers did; all outcomes are there from the start.
+pub fn swept_counter() -> prometheus::Result<IntCounterVec> {
+    let help = "Jobs that were left behind, by outcome: put_back, failed, woken.";
+    let swept = IntCounterVec::new(Opts::new("tidemill_swept_jobs_total", help), &["outcome"])?;
+    count_swept(&swept, Swept::default());
+    Ok(swept)
+}
+
+fn count_swept(counter: &IntCounterVec, swept: Swept) {
+    let Swept { put_back, failed, woken } = swept;
+    for (outcome, jobs) in [("put_back", put_back), ("failed", failed), ("woken", woken)] {
+        counter.with_label_values(&[outcome]).inc_by(jobs);
+    }
 }
 
 async fn sweep_orphans(objects: Arc<dyn ObjectStore>, jobs: JobStore, stop: CancellationToken) {

@@ -1,12 +1,15 @@
-//! Metrics that no event tells: jobs by status, the age of the queue, the outbox, the lag of groups.
+//! Metrics that no event tells: jobs by status, the age of the queue, work that waits and runs, the outbox, the lag of groups.
 //!
 //! Every role that knows the job store or the log looks at a steady pace and keeps the last figures.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus::{Gauge, IntGauge, IntGaugeVec, Opts, Registry};
-use tidemill_jobs::{EventLog, JobStore, QueueStats, Topic};
+use prometheus::core::Collector;
+use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry};
+use tidemill_jobs::{EventLog, JobStore, QueueStats, Topic, Work};
+use tidemill_pipelines::PipelineSet;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -27,43 +30,91 @@ pub struct QueueWatch {
     jobs: Option<JobStore>,
     log: Arc<dyn EventLog>,
     groups: Vec<Group>,
+    /// Pipelines whose work is told, also when they have none.
+    known: BTreeMap<String, Work>,
+    gauges: QueueGauges,
+}
+
+/// What the watch sets.
+pub struct QueueGauges {
     by_status: IntGaugeVec,
     oldest: Gauge,
     outbox: IntGauge,
+    pending: WorkGauges,
+    running: WorkGauges,
     lag: IntGaugeVec,
 }
 
+/// Work that waits, or that runs.
+struct WorkGauges {
+    seconds: GaugeVec,
+    size_bytes: IntGaugeVec,
+}
+
+impl WorkGauges {
+    fn new(name: &str, what: &str) -> prometheus::Result<Self> {
+        let opts = |unit: &str, help: String| Opts::new(format!("tidemill_work_{name}_{unit}"), help);
+        let seconds =
+            format!("What the jobs {what} take in all: their bytes by the recent pace of the pipeline.");
+        Ok(Self {
+            seconds: GaugeVec::new(opts("seconds", seconds), &["pipeline"])?,
+            size_bytes: IntGaugeVec::new(opts("bytes", format!("Bytes of the jobs {what}.")), &["pipeline"])?,
+        })
+    }
+}
+
+impl QueueGauges {
+    /// Makes them; nothing is registered yet.
+    pub fn new() -> prometheus::Result<Self> {
+        Ok(Self {
+            by_status: IntGaugeVec::new(Opts::new("tidemill_jobs", "Jobs by status."), &["status"])?,
+            oldest: Gauge::new("tidemill_queue_oldest_age_seconds", "Age of the oldest queued job.")?,
+            outbox: IntGauge::new("tidemill_outbox_length", "Events that wait for the relay.")?,
+            pending: WorkGauges::new("pending", "that wait")?,
+            running: WorkGauges::new("running", "in hand")?,
+            lag: IntGaugeVec::new(
+                Opts::new("tidemill_log_lag_records", "Records that a group has not done yet."),
+                &["topic", "partition"],
+            )?,
+        })
+    }
+
+    /// Those of a role that knows the job store, or only the log.
+    pub fn collectors(&self, of_jobs: bool) -> Vec<Box<dyn Collector>> {
+        let mut collectors: Vec<Box<dyn Collector>> = vec![Box::new(self.lag.clone())];
+        if of_jobs {
+            collectors.push(Box::new(self.by_status.clone()));
+            collectors.push(Box::new(self.oldest.clone()));
+            collectors.push(Box::new(self.outbox.clone()));
+            for work in [&self.pending, &self.running] {
+                collectors.push(Box::new(work.seconds.clone()));
+                collectors.push(Box::new(work.size_bytes.clone()));
+            }
+        }
+        collectors
+    }
+}
+
 impl QueueWatch {
-    /// Registers the gauges.
+    /// Registers the gauges. The work of these pipelines is told from the start, as none.
     pub fn new(
         registry: &Registry,
         jobs: Option<JobStore>,
         log: Arc<dyn EventLog>,
         groups: Vec<Group>,
+        pipelines: &PipelineSet,
     ) -> prometheus::Result<Self> {
-        let watch = Self {
-            jobs,
-            log,
-            groups,
-            by_status: IntGaugeVec::new(Opts::new("tidemill_jobs", "Jobs by status."), &["status"])?,
-            oldest: Gauge::new("tidemill_queue_oldest_age_seconds", "Age of the oldest queued job.")?,
-            outbox: IntGauge::new("tidemill_outbox_length", "Events that wait for the relay.")?,
-            lag: IntGaugeVec::new(
-                Opts::new("tidemill_log_lag_records", "Records that a group has not done yet."),
-                &["topic", "partition"],
-            )?,
-        };
-        if watch.jobs.is_some() {
-            registry.register(Box::new(watch.by_status.clone()))?;
-            registry.register(Box::new(watch.oldest.clone()))?;
-            registry.register(Box::new(watch.outbox.clone()))?;
-        }
-        registry.register(Box::new(watch.lag.clone()))?;
-        Ok(watch)
+        let gauges = QueueGauges::new()?;
+        gauges
+            .collectors(jobs.is_some())
+            .into_iter()
+            .try_for_each(|collector| registry.register(collector))?;
+        let known = pipelines.iter().map(|pipeline| (pipeline.name.to_string(), Work::default())).collect();
+        Ok(Self { jobs, log, groups, known, gauges })
     }
 
     /// Looks at this pace until the token is cancelled.
-    pub async fn run(self, pace: Duration, shutdown: CancellationToken) {
+    pub async fn run(mut self, pace: Duration, shutdown: CancellationToken) {
         let mut tick = tokio::time::interval(pace);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while shutdown.run_until_cancelled(tick.tick()).await.is_some() {
@@ -75,15 +126,17 @@ impl QueueWatch {
         }
     }
 
-    async fn look(&self) -> tidemill_jobs::Result<()> {
+    async fn look(&mut self) -> tidemill_jobs::Result<()> {
         if let Some(jobs) = &self.jobs {
             let stats = jobs.queue_stats().await?;
+            let work = jobs.work().await?;
             self.set_stats(&stats);
+            self.set_work(work);
         }
         for group in &self.groups {
             for part in self.log.lag(group.topic, group.name).await? {
                 let labels = [group.topic.as_str(), &part.partition.to_string()];
-                self.lag.with_label_values(&labels).set(part.lag);
+                self.gauges.lag.with_label_values(&labels).set(part.lag);
             }
         }
         Ok(())
@@ -92,9 +145,23 @@ impl QueueWatch {
     fn set_stats(&self, stats: &QueueStats) {
         let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
         for (status, count) in &stats.jobs {
-            self.by_status.with_label_values(&[status.as_str()]).set(whole(*count));
+            self.gauges.by_status.with_label_values(&[status.as_str()]).set(whole(*count));
         }
-        self.oldest.set(stats.oldest_queued_age_seconds);
-        self.outbox.set(whole(stats.outbox_length));
+        self.gauges.oldest.set(stats.oldest_queued_age_seconds);
+        self.gauges.outbox.set(whole(stats.outbox_length));
+    }
+
+    fn set_work(&mut self, found: BTreeMap<String, Work>) {
+        self.known.values_mut().for_each(|work| *work = Work::default());
+        self.known.extend(found);
+        for (pipeline, work) in &self.known {
+            for (gauges, weight) in
+                [(&self.gauges.pending, work.pending), (&self.gauges.running, work.running)]
+            {
+                gauges.seconds.with_label_values(&[pipeline]).set(weight.seconds);
+                let size_bytes = i64::try_from(weight.size_bytes).unwrap_or(i64::MAX);
+                gauges.size_bytes.with_label_values(&[pipeline]).set(size_bytes);
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use prometheus::{Encoder, Registry, TextEncoder};
+use prometheus::{Encoder, IntGaugeVec, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -52,6 +52,15 @@ impl Readiness {
 struct Shown {
     registry: Registry,
     readiness: Readiness,
+    ready: IntGaugeVec,
+}
+
+/// The gauge of readiness; a gateway's has the same name and label.
+pub fn ready_gauge() -> prometheus::Result<IntGaugeVec> {
+    IntGaugeVec::new(
+        Opts::new("tidemill_ready", "1 when the part answers that `/readyz` asks, else 0."),
+        &["part"],
+    )
 }
 
 /// Serves until the token is cancelled.
@@ -60,20 +69,25 @@ pub async fn serve(
     registry: Registry,
     readiness: Readiness,
     shutdown: CancellationToken,
-) -> std::io::Result<()> {
+) -> anyhow::Result<()> {
+    let ready = ready_gauge()?;
+    registry.register(Box::new(ready.clone()))?;
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
-        .with_state(Arc::new(Shown { registry, readiness }));
+        .with_state(Arc::new(Shown { registry, readiness, ready }));
     let server = axum::serve(listener, router).into_future();
     match shutdown.run_until_cancelled(server).await {
-        Some(ended) => ended,
+        Some(ended) => Ok(ended?),
         None => Ok(()),
     }
 }
 
 async fn metrics(State(shown): State<Arc<Shown>>) -> Response {
+    for (part, answer) in shown.readiness.ask().await {
+        shown.ready.with_label_values(&[part]).set(answer.is_ok().into());
+    }
     let encoder = TextEncoder::new();
     let mut text = Vec::new();
     match encoder.encode(&shown.registry.gather(), &mut text) {

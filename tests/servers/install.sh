@@ -45,6 +45,9 @@ packages_for_pg_clients() {
   python3 -c 'import ensurepip' 2>/dev/null || echo python3-venv
 }
 
+# Not a server of `servers` either: what scrapes a run, and promtool, which tests the alerts.
+packages_for_telemetry() { command -v prometheus promtool >/dev/null || echo prometheus; }
+
 # Installs what the named servers lack, all at once, or says what to install.
 provide() {
   local name missing=()
@@ -71,7 +74,8 @@ packages() {
     fail "not installed: please run: sudo apt-get install --no-install-recommends ${wanted[*]}"
   fi
   say "installing ${wanted[*]}"
-  DEBIAN_FRONTEND=noninteractive quietly "$CACHE/apt.log" apt-get install -y --no-install-recommends "${wanted[@]}" ||
+  # RUNLEVEL=1 keeps packages from starting system-wide servers.
+  RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive quietly "$CACHE/apt.log" apt-get install -y --no-install-recommends "${wanted[@]}" ||
     fail "failed to install ${wanted[*]} by apt-get"
 }
 

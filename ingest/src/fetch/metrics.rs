@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use prometheus::core::Collector;
 use prometheus::{HistogramOpts, HistogramVec, IntCounterVec, Opts, Registry, exponential_buckets};
 
 /// The instruments of fetching; cheap to clone.
@@ -31,10 +32,15 @@ impl FetchMetrics {
                 .buckets(exponential_buckets(0.1, 2.0, 16)?),
             &["pipeline"],
         )?;
-        registry.register(Box::new(pages.clone()))?;
-        registry.register(Box::new(runs.clone()))?;
-        registry.register(Box::new(durations.clone()))?;
-        Ok(Self { pages, runs, durations })
+        let metrics = Self { pages, runs, durations };
+        metrics.collectors().into_iter().try_for_each(|collector| registry.register(collector))?;
+        Ok(metrics)
+    }
+
+    /// The instruments, as they are registered and told of in docs/metrics.md.
+    pub fn collectors(&self) -> Vec<Box<dyn Collector>> {
+        let Self { pages, runs, durations } = self.clone();
+        vec![Box::new(pages), Box::new(runs), Box::new(durations)]
     }
 
     pub(super) fn page(&self, pipeline: &str, outcome: &str) {

@@ -10,7 +10,7 @@ use super::connect::failed;
 use super::outbox::marks;
 use super::rows::{COLUMNS, Stored, micros};
 use super::write::{Value, query, values};
-use super::{Dialect, JobFilter, JobPage, JobStore, OwnJobs, QueueStats, now};
+use super::{JobFilter, JobPage, JobStore, OwnJobs, QueueStats, now};
 use crate::{Error, Job, JobId, JobStatus, Result};
 
 /// The largest page of jobs.
@@ -67,18 +67,10 @@ impl JobStore {
     /// What waits, for metrics.
     pub async fn queue_stats(&self) -> Result<QueueStats> {
         const ACTION: &str = "count jobs";
-        // SUM of integers is a DECIMAL in MySQL.
-        let integer = match self.dialect {
-            Dialect::MySql => "SIGNED",
-            Dialect::Sqlite => "INTEGER",
-        };
-        let statement = format!(
-            "SELECT status, COUNT(*), MIN(created_at), CAST(SUM(size_bytes) AS {integer}) \
-             FROM tidemill_jobs GROUP BY status"
-        );
+        let statement = "SELECT status, COUNT(*), MIN(created_at) FROM tidemill_jobs GROUP BY status";
         let mut stats =
             QueueStats { jobs: JobStatus::ALL.map(|status| (status, 0)).to_vec(), ..QueueStats::default() };
-        for row in self.rows(ACTION, &statement, values![]).await? {
+        for row in self.rows(ACTION, statement, values![]).await? {
             add_status(&mut stats, &row).map_err(failed(ACTION))?;
         }
         let outbox = self.rows(ACTION, "SELECT COUNT(*) FROM tidemill_outbox", values![]).await?;
@@ -169,20 +161,14 @@ fn add_status(stats: &mut QueueStats, row: &AnyRow) -> sqlx::Result<()> {
     let status: String = row.try_get(0)?;
     let count: i64 = row.try_get(1)?;
     let oldest: i64 = row.try_get(2)?;
-    let size_bytes = row.try_get::<i64, _>(3)?.unsigned_abs();
     let status = JobStatus::parse(&status);
     for (known, number) in &mut stats.jobs {
         if Some(*known) == status {
             *number = count.unsigned_abs();
         }
     }
-    match status {
-        Some(JobStatus::Queued) => {
-            stats.queued_size_bytes = size_bytes;
-            stats.oldest_queued_age_seconds = (micros(now()) - oldest).max(0) as f64 / 1e6;
-        }
-        Some(JobStatus::Processing) => stats.processing_size_bytes = size_bytes,
-        _ => {}
+    if status == Some(JobStatus::Queued) {
+        stats.oldest_queued_age_seconds = (micros(now()) - oldest).max(0) as f64 / 1e6;
     }
     Ok(())
 }

@@ -146,7 +146,11 @@ async fn the_statistics_count_what_waits(db: Database) {
     let stats = db.store.queue_stats().await.unwrap();
     let count = |status| stats.jobs.iter().find(|(known, _)| *known == status).unwrap().1;
     assert_eq!((count(JobStatus::Queued), count(JobStatus::Processing), count(JobStatus::Failed)), (2, 1, 0));
-    assert_eq!((stats.queued_size_bytes, stats.processing_size_bytes), (1_012, 12));
+    let work = db.store.work().await.unwrap()["sales"];
+    assert_eq!((work.pending.jobs, work.pending.size_bytes), (2, 1_012));
+    assert_eq!((work.running.jobs, work.running.size_bytes), (1, 12));
+    assert!(work.pending.seconds > work.running.seconds, "{work:?}");
+    assert!(!db.store.work().await.unwrap().contains_key("prices"));
     assert!(stats.oldest_queued_age_seconds > 0.0);
     assert_eq!(stats.outbox_length, 3);
 }

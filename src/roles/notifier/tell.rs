@@ -24,6 +24,17 @@ use crate::parts::Parts;
 /// First and longest pause between two tries of a notice.
 const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(600));
 
+/// Counts notices; all outcomes are there from the start.
+pub fn notices_counter() -> prometheus::Result<IntCounterVec> {
+    let outcomes = ["sent", "retried", "refused", "given_up"];
+    let help = format!("Notices by outcome: {}.", outcomes.join(", "));
+    let notices = IntCounterVec::new(Opts::new("tidemill_notices_total", help), &["outcome"])?;
+    for outcome in outcomes {
+        notices.with_label_values(&[outcome]);
+    }
+    Ok(notices)
+}
+
 /// Tells of finished jobs.
 pub struct Teller {
     pipelines: Arc<PipelineSet>,
@@ -37,10 +48,7 @@ pub struct Teller {
 impl Teller {
     /// Makes the ways of the settings and registers the metric.
     pub fn new(parts: &Parts, pipelines: Arc<PipelineSet>, registry: &Registry) -> Result<Self> {
-        let notices = IntCounterVec::new(
-            Opts::new("tidemill_notices_total", "Notices by outcome: sent, retried, refused, given_up."),
-            &["outcome"],
-        )?;
+        let notices = notices_counter()?;
         registry.register(Box::new(notices.clone()))?;
         let settings = &parts.settings().notifier;
         Ok(Self {
