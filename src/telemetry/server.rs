@@ -70,13 +70,13 @@ pub async fn serve(
     readiness: Readiness,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let ready = ready_gauge()?;
-    registry.register(Box::new(ready.clone()))?;
+    let gauge = ready_gauge()?;
+    registry.register(Box::new(gauge.clone()))?;
     let router = Router::new()
         .route("/metrics", get(metrics))
         .route("/healthz", get(|| async { "alive\n" }))
         .route("/readyz", get(ready))
-        .with_state(Arc::new(Shown { registry, readiness, ready }));
+        .with_state(Arc::new(Shown { registry, readiness, ready: gauge }));
     let server = axum::serve(listener, router).into_future();
     match shutdown.run_until_cancelled(server).await {
         Some(ended) => Ok(ended?),
