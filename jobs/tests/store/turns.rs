@@ -145,12 +145,12 @@ impl Worker {
             assert_eq!(self.running.fetch_add(1, Ordering::SeqCst), 0, "two at once");
             tokio::time::sleep(Duration::from_millis(chance % 5)).await;
             self.running.fetch_sub(1, Ordering::SeqCst);
-            if chance % 3 == 0 {
+            if chance.is_multiple_of(3) {
                 let later = Utc::now() + TimeDelta::milliseconds((chance % 20) as i64);
                 assert!(self.store.hand_back(&claim, later, true).await.unwrap());
                 continue;
             }
-            let outcome = if chance % 5 == 0 { failure("no_records") } else { success() };
+            let outcome = if chance.is_multiple_of(5) { failure("no_records") } else { success() };
             let number = self.clock.fetch_add(1, Ordering::SeqCst);
             assert!(self.store.finish(&claim, outcome, Vec::new()).await.unwrap());
             ended.push((id, number));
