@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # The demo: builds Tidemill, starts `tidemill dev` in a folder of its own, sends files, and shows what came out.
 # Ends by itself with status 0 and leaves nothing running. Needs Rust, a C and C++ compiler, make; no server.
-# TIDEMILL_BIN names a binary that is built already.
+# DEMO_BINARY names a binary that is built already.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 say() { printf '\n\033[1m== %s\033[0m\n' "$*"; }
 
-tidemill=${TIDEMILL_BIN:-}
+tidemill=${DEMO_BINARY:-}
 if [ -z "$tidemill" ]; then
   say "building (the first time takes some minutes)"
   cargo build --locked --bin tidemill

@@ -19,7 +19,8 @@ pub async fn run(parts: &Parts, name: &str, json: bool) -> Result<ExitCode> {
     let pipeline = pipeline(&set, name)?;
     let collector = Collector::new(parts.objects()?, job_store(parts).await?, Arc::clone(&set));
     let mut collected = collector.take_up(Utc::now() + LEASES).await?;
-    collected.extend(collector.collect(pipeline, Utc::now()).await?);
+    // Slots are whole seconds: the next one, so that what succeeded in this one is not left behind.
+    collected.extend(collector.collect(pipeline, Utc::now() + TimeDelta::seconds(1)).await?);
     if json {
         return print_json(&serde_json::json!({ "collected": collected }));
     }

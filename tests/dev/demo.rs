@@ -16,7 +16,7 @@ const SAID: [&str; 6] = [
 fn the_demo_shows_everything_and_ends_by_itself() {
     let ran = Command::new("examples/demo.sh")
         .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .env("TIDEMILL_BIN", env!("CARGO_BIN_EXE_tidemill"))
+        .env("DEMO_BINARY", env!("CARGO_BIN_EXE_tidemill"))
         .output()
         .unwrap();
     let said = String::from_utf8_lossy(&ran.stdout);
