@@ -113,12 +113,12 @@ job=$("$tidemill" jobs list --data "$data/state" --pipeline hired_employees --js
 say "the e-mail that was written to the sender"
 mail=
 for _ in $(seq 1 100); do
-  mail=$(find "$data/state/outbox" -name '*.eml' 2>/dev/null | head -n 1)
+  mail=$(grep -rls 'Subject: hired_employees' "$data/state/outbox" | head -n 1)
   [ -n "$mail" ] && break
   sleep 0.1
 done
 [ -n "$mail" ] || { echo "no mail was written"; tail "$data/dev.log"; exit 1; }
-sed -n '1,45p' "$mail"
+sed '/^Content-Type: text\/html/,$d' "$mail"
 
 say "done"
 echo "To keep one running: make dev   (then open another terminal; README.md shows what to type)"

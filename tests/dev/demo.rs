@@ -7,8 +7,8 @@ const SAID: [&str; 6] = [
     "sensor_readings: 200 pages",
     "mean_temperature_c",
     "codec_name=mp3",
-    "R03_unknown_reference",
-    "Subject:",
+    "`99` is not in `departments.id`",
+    "Subject: hired_employees",
     "To keep one running: make dev",
 ];
 
