@@ -129,6 +129,13 @@ class Manifests(unittest.TestCase):
         self.assertEqual(kafka["consumerGroup"], f"{prefix}.processor")
         self.assertEqual(kafka["bootstrapServers"], "kafka-1.example.com:9092,kafka-2.example.com:9092")
 
+    def test_metrics_that_scale_and_their_labels_are_metrics_that_there_are(self):
+        known = (ROOT / "docs/metrics.md").read_text()
+        text = json.dumps(of_kind(self.found["prod"], "ScaledObject"))
+        used = set(re.findall(r"\btidemill_[a-z_]+\b", text))
+        self.assertTrue(used)
+        self.assertEqual({metric for metric in used if f"`{metric}`" not in known}, set())
+
     def test_the_host_of_the_ingress_is_that_of_the_public_url(self):
         ingress = of_kind(self.found["prod"], "Ingress")[0]["spec"]
         self.assertEqual([ingress["rules"][0]["host"], *ingress["tls"][0]["hosts"]], ["tidemill.example.com"] * 2)
