@@ -4,6 +4,7 @@
 // A test's helpers fail like the test itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod decides_once;
 mod lake;
 mod mysql;
 mod proxy;

@@ -4,6 +4,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::decides_once::DecidesOnce;
 use futures::FutureExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
@@ -128,7 +129,7 @@ pub async fn on_s3_lake(test: impl AsyncFnOnce(&Place)) {
         .build()
         .unwrap();
     let prefix = format!("lakes/{}_{nth}", std::process::id());
-    on_lake(Arc::new(PrefixStore::new(store, prefix)), test).await;
+    on_lake(Arc::new(DecidesOnce::new(PrefixStore::new(store, prefix))), test).await;
 }
 
 async fn on_lake(objects: Arc<dyn ObjectStore>, test: impl AsyncFnOnce(&Place)) {
