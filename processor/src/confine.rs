@@ -1,8 +1,7 @@
 //! Limits of the operating system for a process, and the leash that ends it with all of its children.
 //!
-//! A process that runs what others wrote (a program of a pipeline, a statement of a user) gets its limits before
-//! it begins. Setting them between fork and exec needs unsafe code, so the binary starts itself: a process
-//! calls [`Confinement::apply`] on itself, and then works or becomes another program. The binary's hidden
+//! A program of a pipeline gets its limits before it begins. Setting them between fork and exec needs unsafe code, so
+//! the binary starts itself: it calls [`Confinement::apply`] on itself, and then becomes the program. Its hidden
 //! command `__confine` is [`main`]; `processor/src/files/program.rs` starts it.
 
 use std::ffi::OsString;
