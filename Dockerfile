@@ -25,6 +25,6 @@ COPY --from=build /out/tidemill /usr/local/bin/tidemill
 COPY pipelines/*.yaml /usr/share/tidemill/pipelines/
 ENV TIDEMILL_PIPELINES=/usr/share/tidemill/pipelines
 USER 10001:10001
-EXPOSE 8080 9464
+EXPOSE 8080 9464 5433
 ENTRYPOINT ["tidemill"]
 CMD ["--help"]

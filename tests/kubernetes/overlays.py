@@ -3,6 +3,7 @@
 import base64
 import functools
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -34,6 +35,7 @@ SECRET = {
     "mail-user": "tidemill",
     "mail-password": "secret",
 }
+CERTIFICATE = {"tls.crt": "a certificate", "tls.key": "its key"}  # Secret `tidemill-postgres-tls`
 
 
 def copy(changes=(), overlay="prod"):
@@ -60,12 +62,17 @@ def filled(namespace="tidemill", changes=()):
 
 
 def with_options(namespace):
-    """The overlay prod with the other choice of every option."""
-    return filled(namespace, [
+    """The overlay prod with the other choice of every option, and with what the docs tell to add to it."""
+    folder = filled(namespace, [
         ("../../components/keda # or hpa", "../../components/hpa"),
         ("# - ../../components/object-keys", "- ../../components/object-keys"),
         ("# - ../../components/mail-login", "- ../../components/mail-login"),
+        ("# - ../../components/postgres", "- ../../components/postgres"),
     ])
+    added = re.search(r"```yaml\n(patches:\n.*?)```", (ROOT / "docs/kubernetes.md").read_text(), re.DOTALL)[1]
+    with open(folder / "kustomization.yaml", "a") as kustomization:
+        kustomization.write(added)
+    return folder
 
 
 @functools.cache
@@ -114,10 +121,10 @@ def component(each):
 
 
 def secret_data(found):
-    """The Secret that the overlay brings, or the operator's."""
+    """The Secret that the overlay brings, or the operator's, and the operator's certificate."""
     for each in of_kind(found, "Secret"):
-        return {key: base64.b64decode(value).decode() for key, value in each["data"].items()}
-    return SECRET
+        return {key: base64.b64decode(value).decode() for key, value in each["data"].items()} | CERTIFICATE
+    return SECRET | CERTIFICATE
 
 
 def pod_of(workload):

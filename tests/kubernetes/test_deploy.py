@@ -7,7 +7,7 @@ import threading
 import unittest
 
 from cluster import ROOT, shared
-from overlays import SECRET, VALUES, filled, of_kind, parse
+from overlays import CERTIFICATE, SECRET, VALUES, filled, of_kind, parse
 
 OPTIONAL = {"objects-access-key", "objects-secret-key", "mail-user", "mail-password"}
 NOW = "2026-01-01T00:00:00Z"
@@ -18,11 +18,11 @@ def deploy(folder, *arguments):
     return subprocess.run([ROOT / "k8s/deploy", folder, *arguments], text=True, capture_output=True, env=environment)
 
 
-def make_secret(namespace, keys):
-    """The Secret of an operator, in a namespace that is made for it."""
-    data = {key: base64.b64encode(SECRET[key].encode()).decode() for key in keys}
+def make_secret(namespace, keys, secret="tidemill"):
+    """A Secret of an operator, in a namespace that is made for it."""
+    data = {key: base64.b64encode((SECRET | CERTIFICATE)[key].encode()).decode() for key in keys}
     for each in ({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
-                 {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "tidemill", "namespace": namespace}, "data": data}):
+                 {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": secret, "namespace": namespace}, "data": data}):
         shared().kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", text=json.dumps(each))
 
 
@@ -118,6 +118,17 @@ class Deploy(unittest.TestCase):
         make_secret("tidemill-optional", set(SECRET) - OPTIONAL)
         folder = filled("tidemill-optional", [("# - ../../components/mail-login", "- ../../components/mail-login")])
         self.assertIn("has no key `mail-password`", self.refusal(folder, "--check"))
+
+    def test_the_certificate_for_clients_of_postgres_is_needed_once_they_are_let_in(self):
+        make_secret("tidemill-sql", SECRET)
+        folder = filled("tidemill-sql", [("# - ../../components/postgres", "- ../../components/postgres")])
+        said = self.refusal(folder, "--check")
+        self.assertIn("Secret `tidemill-postgres-tls` of namespace `tidemill-sql` can't be read", said)
+        self.assertIn("1 problems", said)
+        make_secret("tidemill-sql", ["tls.crt"], "tidemill-postgres-tls")
+        self.assertIn("Secret `tidemill-postgres-tls` of namespace `tidemill-sql` has no key `tls.key`", self.refusal(folder, "--check"))
+        make_secret("tidemill-sql", CERTIFICATE, "tidemill-postgres-tls")
+        self.assertEqual(deploy(folder, "--check").returncode, 0)
 
     def test_a_folder_that_is_no_overlay_is_refused(self):
         self.assertIn("is no overlay", self.refusal(ROOT / "k8s"))

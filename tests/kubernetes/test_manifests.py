@@ -145,6 +145,23 @@ class Manifests(unittest.TestCase):
         paths = {(path["path"], path["pathType"]) for rule in rules for path in rule["http"]["paths"]}
         self.assertEqual(paths, {("/v1", "Prefix"), ("/openapi.json", "Exact")})
 
+    def test_clients_of_postgres_come_to_the_gateway_from_where_they_may(self):
+        gateway = self.roles("options")["gateway"]
+        labels = gateway["spec"]["template"]["metadata"]["labels"]
+        port = next(each for each in self.container(gateway)["ports"] if each["name"] == "postgres")
+        variables = {each["name"]: each["value"] for each in self.container(gateway)["env"]}
+        self.assertEqual(variables["TIDEMILL_POSTGRES__LISTEN"], f"0.0.0.0:{port['containerPort']}")
+        service = next(each for each in of_kind(self.found["options"], "Service") if "postgres" in name(each))["spec"]
+        self.assertTrue(matches({"matchLabels": service["selector"]}, labels))
+        self.assertEqual([(each["port"], each["targetPort"]) for each in service["ports"]], [(5432, "postgres")])
+        self.assertEqual((service["type"], service["sessionAffinity"]), ("LoadBalancer", "ClientIP"))
+        rules = [rule for policy in of_kind(self.found["options"], "NetworkPolicy")
+                 if matches(policy["spec"]["podSelector"], labels)
+                 for rule in policy["spec"].get("ingress", []) if {"port": "postgres"} in rule["ports"]]
+        clients = {"namespaceSelector": {"matchLabels": {"tidemill-postgres": "client"}}}
+        self.assertEqual([rule["from"] for rule in rules], [[clients, {"ipBlock": {"cidr": "10.20.0.0/16"}}]])
+        self.assertNotIn("postgres", json.dumps(of_kind(self.found["prod"], "Service", "Deployment")).lower())
+
     def test_nothing_is_reachable_that_no_policy_names(self):
         for overlay in self.found:
             policies = {each["metadata"]["name"]: each["spec"] for each in of_kind(self.found[overlay], "NetworkPolicy")}
@@ -178,9 +195,9 @@ class Manifests(unittest.TestCase):
         mounted = {}
         for role, deployment in self.roles("options").items():
             text = json.dumps(deployment["spec"]["template"]["spec"])
-            mounted[role] = {key for key in re.findall(r'"key": "([a-z-]+)"', text)}
+            mounted[role] = {key for key in re.findall(r'"key": "([a-z.-]+)"', text)}
         objects = {"objects-access-key", "objects-secret-key"}
-        self.assertEqual(mounted, {"gateway": {"database-url", "jwt-secret", "query-tables-url"} | objects,
+        self.assertEqual(mounted, {"gateway": {"database-url", "jwt-secret", "query-tables-url", "tls.crt", "tls.key"} | objects,
                                    "processor": {"database-url", "tables-url"} | objects,
                                    "fetcher": {"database-url"} | objects, "notifier": {"mail-user", "mail-password"}})
         for overlay in ("prod", "options"):

@@ -1,4 +1,4 @@
-"""The pods of the overlay dev as processes: no kubelet, but their arguments, files, variables, probes and graces, and servers
+"""The pods of the overlay dev, with the component postgres, as processes: no kubelet, but their arguments, files, variables, probes and graces, and servers
 that are real. The addresses of the servers are those of the tests; all else is as in the cluster."""
 
 import contextlib
@@ -11,10 +11,11 @@ import time
 import unittest
 import urllib.error
 import urllib.request
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from cluster import BINARY, ROOT, free_ports
-from overlays import all_three, component, objects, of_kind, secret_data
+from overlays import component, copy, objects, of_kind, secret_data
 from test_settings import settle
 
 PASSWORD = "a password of ten"
@@ -32,13 +33,26 @@ class Roles(unittest.TestCase):
         self.database = urlsplit(server("MYSQL_URL"))
         self.sql(f"CREATE DATABASE {self.name} CHARACTER SET utf8mb4")
         self.addCleanup(self.sql, f"DROP DATABASE {self.name}")
-        self.found = objects(all_three()["dev"])
+        keys = "- ../../components/object-keys"
+        self.found = objects(copy([(keys, f"{keys}\n  - ../../components/postgres")], "dev"))
         self.ports = {}
+        service = next(each["metadata"] for each in of_kind(self.found, "Service") if "postgres" in each["metadata"]["name"])
+        self.host = f"{service['name']}.{service['namespace']}.svc"
+        self.make_certificate()
 
     def sql(self, statement):
         subprocess.run(["mariadb", "--no-defaults", "--protocol=tcp", f"--host={self.database.hostname}", f"--port={self.database.port}",
                         f"--user={self.database.username}", f"--execute={statement}"],
                        env={**os.environ, "MYSQL_PWD": self.database.password}, check=True, capture_output=True)
+
+    def make_certificate(self):
+        place = tempfile.TemporaryDirectory()
+        self.addCleanup(place.cleanup)
+        self.certificate, key = f"{place.name}/tls.crt", f"{place.name}/tls.key"
+        subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=tidemill",
+                        "-addext", f"subjectAltName=DNS:{self.host}", "-addext", "basicConstraints=critical,CA:FALSE",
+                        "-keyout", key, "-out", self.certificate], check=True, capture_output=True)
+        self.tls = {Path(path).name: Path(path).read_text() for path in (self.certificate, key)}
 
     def test_the_pods_of_dev_migrate_start_answer_their_probes_work_and_stop_in_time(self):
         with contextlib.ExitStack() as place:
@@ -57,12 +71,13 @@ class Roles(unittest.TestCase):
         """How the process of a pod is started."""
         root = place.enter_context(tempfile.TemporaryDirectory())
         variables = settle(workload, self.found, root, self.secret())
-        smtp, port = urlsplit(server("SMTP")), free_ports(1)[0]
+        smtp, (port, postgres) = urlsplit(server("SMTP")), free_ports(2)
         variables |= {
             "TIDEMILL_BROKER__SERVERS": server("KAFKA"), "TIDEMILL_BROKER__TOPIC_PREFIX": self.name,
             "TIDEMILL_OBJECTS__ENDPOINT": server("S3_URL"), "TIDEMILL_OBJECTS__URL": f"s3://{server('S3_BUCKET')}/{self.name}",
             "TIDEMILL_NOTIFIER__SMTP__HOST": smtp.hostname, "TIDEMILL_NOTIFIER__SMTP__PORT": str(smtp.port),
             "TIDEMILL_GATEWAY__LISTEN": f"127.0.0.1:{port}", "TIDEMILL_TELEMETRY__LISTEN": f"127.0.0.1:{port}",
+            "TIDEMILL_POSTGRES__LISTEN": variables["TIDEMILL_POSTGRES__LISTEN"].replace("5433", str(postgres)),
             "TIDEMILL_PIPELINES": str(ROOT / "pipelines"),
         }
         self.ports[component(workload)] = port
@@ -72,7 +87,7 @@ class Roles(unittest.TestCase):
     def secret(self):
         url = f"{server('MYSQL_URL').rstrip('/')}/{self.name}"
         keys = {"objects-access-key": server("S3_KEY"), "objects-secret-key": server("S3_SECRET")}
-        return {key: url if key.endswith("-url") else value for key, value in secret_data(self.found).items()} | keys
+        return {key: url if key.endswith("-url") else value for key, value in secret_data(self.found).items()} | keys | self.tls
 
     def start(self, pod, place):
         process = subprocess.Popen(**pod, text=True, stdout=subprocess.DEVNULL, stderr=place.enter_context(tempfile.TemporaryFile("w+")))
@@ -107,6 +122,13 @@ class Roles(unittest.TestCase):
                                "--url", f"http://127.0.0.1:{self.ports['gateway']}"],
                               env={"TIDEMILL_PASSWORD": PASSWORD}, cwd=gateway["cwd"], text=True, capture_output=True)
         self.assertEqual(sent.returncode, 0, sent.stdout + sent.stderr)
+        # Then SQL as a client in the cluster asks it, by the name of the Service, which the certificate has to prove.
+        port = gateway["env"]["TIDEMILL_POSTGRES__LISTEN"].rsplit(":")[-1]
+        place = (f"host={self.host} hostaddr=127.0.0.1 port={port} user=admin dbname=tidemill sslmode=verify-full "
+                 f"sslrootcert={self.certificate}")
+        asked = subprocess.run(["psql", "-X", "-A", "-t", place, "-c", "SELECT count(*) FROM departments"],
+                               env={**os.environ, "PGPASSWORD": PASSWORD}, text=True, capture_output=True)
+        self.assertEqual((asked.stdout, asked.stderr), ("12\n", ""))
 
     def stops(self, role, process):
         process.send_signal(signal.SIGTERM)
