@@ -120,6 +120,21 @@ impl Dev {
         assert!(done.status.success(), "{parts:?}:\n{out}\n{err}\n{}", self.log());
     }
 
+    /// A metric, by its name and labels.
+    async fn metric(&self, name: &str) -> u32 {
+        let page = reqwest::get(format!("{}/metrics", self.url)).await.unwrap().text().await.unwrap();
+        let value = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        value.unwrap_or_else(|| panic!("no {name} in\n{page}")).parse().unwrap()
+    }
+
+    async fn until_connections(&self, count: u32) {
+        let began = Instant::now();
+        while self.metric("tidemill_postgres_connections").await != count {
+            assert!(began.elapsed() < WAIT_MAX, "never {count} connections");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
     fn log(&self) -> String {
         log_of(self.folder.path())
     }
@@ -179,6 +194,15 @@ async fn psql_psycopg_and_sqlalchemy_find_their_way() {
 async fn what_is_not_allowed_is_refused_with_its_code() {
     let dev = Dev::start(&[]).await;
     dev.clients("admin", HERE, &["refusals"]);
+    for (metric, least) in [
+        ("logins_total{outcome=\"wrong_password\"}", 2),
+        ("logins_total{outcome=\"refused\"}", 2),
+        ("logins_total{outcome=\"accepted\"}", 20),
+    ] {
+        assert!(dev.metric(&format!("tidemill_postgres_{metric}")).await >= least, "{metric}");
+    }
+    assert!(dev.metric("tidemill_statements_total{outcome=\"refused\",surface=\"postgres\"}").await >= 8);
+    dev.until_connections(0).await;
     let add = ["user", "add", READER, "--password-stdin"];
     let mut child = tidemill(dev.folder.path()).args(add).stdin(Stdio::piped()).spawn().unwrap();
     std::io::Write::write_all(&mut child.stdin.take().unwrap(), PASSWORD.as_bytes()).unwrap();
@@ -191,6 +215,15 @@ async fn what_is_not_allowed_is_refused_with_its_code() {
 async fn a_statement_ends_when_it_is_cancelled_late_or_left() {
     let dev = Dev::start(&[]).await;
     dev.clients("admin", HERE, &["cancel"]);
+    for (outcome, least) in [("left", 8), ("answered", 5)] {
+        let name = format!("tidemill_statements_total{{outcome=\"{outcome}\",surface=\"postgres\"}}");
+        let count = dev.metric(&name).await;
+        assert!(count >= least, "{name}: {count}");
+    }
+    let idle = std::net::TcpStream::connect(dev.wire).unwrap();
+    dev.until_connections(1).await;
+    drop(idle);
+    dev.until_connections(0).await;
 }
 
 #[tokio::test]

@@ -14,6 +14,7 @@ use futures::Stream;
 use futures::stream::try_unfold;
 
 use crate::frames::{Kind, from_json};
+use crate::metrics::Count;
 use crate::workers::process::Process;
 use crate::workers::{Deadline, Place, Shared};
 use crate::{Description, Error, Result};
@@ -27,21 +28,16 @@ pub struct Answer {
 }
 
 /// A worker with a statement in hand.
-struct Running {
-    shared: Arc<Shared>,
-    process: Process,
-    deadline: Deadline,
-    _place: Place,
+pub(crate) struct Running {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) process: Process,
+    pub(crate) deadline: Deadline,
+    pub(crate) count: Count,
+    pub(crate) _place: Place,
 }
 
 /// Waits for the columns and the first bytes: until then an error is an error of the statement as a whole.
-pub(crate) async fn begin(
-    shared: Arc<Shared>,
-    process: Process,
-    place: Place,
-    deadline: Deadline,
-) -> Result<Answer> {
-    let mut running = Running { shared, process, deadline, _place: place };
+pub(crate) async fn begin(mut running: Running) -> Result<Answer> {
     let schema = match running.next().await {
         (running_on, Ok((Kind::Schema, payload))) => {
             running = running_on.ok_or_else(unexpected)?;
@@ -56,13 +52,8 @@ pub(crate) async fn begin(
 }
 
 /// Waits for a description.
-pub(crate) async fn describe(
-    shared: Arc<Shared>,
-    process: Process,
-    place: Place,
-    deadline: Deadline,
-) -> Result<Description> {
-    let mut running = Some(Running { shared, process, deadline, _place: place });
+pub(crate) async fn describe(running: Running) -> Result<Description> {
+    let mut running = Some(running);
     let mut payloads = HashMap::new();
     while let Some(now) = running.take() {
         let (on, frame) = now.next().await;
@@ -127,13 +118,17 @@ impl Running {
     /// The next frame; the worker is given back with its last frame, and is dead after an error of its own.
     async fn next(mut self) -> (Option<Self>, Result<(Kind, Bytes)>) {
         match tokio::time::timeout_at(self.deadline.at, self.process.receive()).await {
-            Err(_) => (None, Err(self.deadline.passed())),
-            Ok(Err(_)) => (None, Err(self.process.obituary(&self.shared.limits).await)),
+            Err(_) => (None, Err(self.count.failed(self.deadline.passed()))),
+            Ok(Err(_)) => {
+                let error = self.process.obituary(&self.shared.limits).await;
+                (None, Err(self.count.failed(error)))
+            }
             Ok(Ok((Kind::Failed, payload))) => {
                 self.shared.give_back(self.process, self.deadline.used());
-                (None, Err(from_json(&payload).unwrap_or_else(|error| error)))
+                (None, Err(self.count.failed(from_json(&payload).unwrap_or_else(|error| error))))
             }
             Ok(Ok((Kind::End, payload))) => {
+                self.count.answered();
                 self.shared.give_back(self.process, self.deadline.used());
                 (None, Ok((Kind::End, payload)))
             }

@@ -37,7 +37,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::scram::Verifier;
-use crate::{Visible, Workers};
+use crate::{Metrics, Visible, Workers};
 
 use cancel::Cancels;
 use refusal::{Refusal, code};
@@ -186,6 +186,12 @@ struct Shared {
     users: Mutex<HashMap<String, usize>>,
 }
 
+impl Shared {
+    fn metrics(&self) -> &Metrics {
+        self.workers.metrics()
+    }
+}
+
 impl Wire {
     /// Reads the certificate.
     pub fn new(
@@ -219,6 +225,7 @@ impl Wire {
         let places = Arc::new(Semaphore::new(self.shared.settings.connections_max));
         let mut connections = JoinSet::new();
         loop {
+            self.shared.metrics().connections.set(i64::try_from(connections.len()).unwrap_or(i64::MAX));
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 Some(ended) = connections.join_next() => {
@@ -287,6 +294,14 @@ async fn connection(
     };
     let entered =
         entered.and_then(|(user, variables)| Ok((UserPlace::take(shared, &user)?, user, variables)));
+    match &entered {
+        Ok(_) => shared.metrics().login("accepted"),
+        Err(End::Refused(refusal)) if refusal.code == code::BAD_PASSWORD => {
+            shared.metrics().login("wrong_password")
+        }
+        Err(End::Refused(_)) => shared.metrics().login("refused"),
+        Err(End::Gone) => {}
+    }
     let (_user_place, user, variables) = match entered {
         Ok(entered) => entered,
         Err(end) => return farewell(end, &mut reader, &mut writer).await,

@@ -15,9 +15,9 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::answer::{self, Answer};
+use crate::answer::{self, Answer, Running};
 use crate::frames::{Kind, to_json};
-use crate::{Description, Error, QueryLimits, Result, Statement};
+use crate::{Description, Error, Metrics, QueryLimits, Result, Statement};
 use process::Process;
 
 /// Users that are counted at once before those without a statement are forgotten.
@@ -53,6 +53,7 @@ pub(crate) struct Shared {
     program: PathBuf,
     setup: Vec<u8>,
     pub(crate) limits: QueryLimits,
+    metrics: Metrics,
     idle: Mutex<Vec<Process>>,
     places: Arc<Semaphore>,
     users: Mutex<HashMap<String, Arc<Semaphore>>>,
@@ -69,8 +70,9 @@ impl Workers {
     pub fn new(program: PathBuf, places: Places, limits: QueryLimits) -> Result<Self> {
         let setup = to_json(&Setup { places, limits: limits.clone() })?;
         let places = Arc::new(Semaphore::new(limits.statements_max));
+        let metrics = Metrics::new().map_err(|error| Error::Worker { message: error.to_string() })?;
         let (idle, users) = (Mutex::default(), Mutex::default());
-        Ok(Self { shared: Arc::new(Shared { program, setup, limits, idle, places, users }) })
+        Ok(Self { shared: Arc::new(Shared { program, setup, limits, metrics, idle, places, users }) })
     }
 
     /// Starts the workers that are kept ready; without it the first statement does.
@@ -81,17 +83,27 @@ impl Workers {
     /// Runs a statement. The answer has begun when this returns: what is wrong with the statement, or soon goes wrong,
     /// is an error here. Dropped at any point, the statement is stopped.
     pub async fn run(&self, statement: &Statement) -> Result<Answer> {
-        let (process, place, deadline) = self.begin(Kind::Run, statement).await?;
-        answer::begin(Arc::clone(&self.shared), process, place, deadline).await
+        answer::begin(self.begin(Kind::Run, statement).await?).await
     }
 
     /// Tells what a statement would give, without running it.
     pub async fn describe(&self, statement: &Statement) -> Result<Description> {
-        let (process, place, deadline) = self.begin(Kind::Describe, statement).await?;
-        answer::describe(Arc::clone(&self.shared), process, place, deadline).await
+        answer::describe(self.begin(Kind::Describe, statement).await?).await
     }
 
-    async fn begin(&self, kind: Kind, statement: &Statement) -> Result<(Process, Place, Deadline)> {
+    /// The metrics of these workers and of who asks them.
+    pub fn metrics(&self) -> &Metrics {
+        &self.shared.metrics
+    }
+
+    async fn begin(&self, kind: Kind, statement: &Statement) -> Result<Running> {
+        let mut count = self.metrics().statement(kind, &statement.flavour);
+        let begun = self.give(kind, statement).await;
+        let (process, _place, deadline) = begun.map_err(|error| count.failed(error))?;
+        Ok(Running { shared: Arc::clone(&self.shared), process, deadline, count, _place })
+    }
+
+    async fn give(&self, kind: Kind, statement: &Statement) -> Result<(Process, Place, Deadline)> {
         statement.check_size()?;
         let place = self.shared.place(&statement.user).await?;
         let limit = self.shared.limits.timeout;

@@ -54,6 +54,8 @@ pub fn add_gateway(
 ) -> Result<()> {
     let Shared { pipelines, jobs, log, objects } = shared;
     let secret = parts.settings().gateway.jwt_secret.as_ref().context("`gateway.jwt_secret` is missing")?;
+    let metrics = workers.metrics().collectors();
+    metrics.into_iter().try_for_each(|collector| registry.register(collector))?;
     let gateway = Gateway::new(GatewayParts {
         pipelines,
         query: workers,

@@ -31,20 +31,22 @@ fn roles() -> prometheus::Result<Roles> {
     let gateway = tidemill_gateway::Metrics::register(&scratch)?;
     let processor = tidemill_processor::Metrics::new(&scratch)?;
     let fetcher = tidemill_ingest::FetchMetrics::new(&scratch)?;
-    let with = |mut own: Vec<Box<dyn Collector>>, of_jobs| {
-        own.extend(queue.collectors(of_jobs));
+    let with = |mut own: Vec<Box<dyn Collector>>, of_jobs, of_groups| {
+        own.extend(queue.collectors(of_jobs, of_groups));
         own
     };
+    let mut of_gateway = gateway.collectors();
+    of_gateway.extend(tidemill_query::Metrics::new()?.collectors());
     let mut of_processor: Vec<Box<dyn Collector>> = processor.collectors();
     of_processor.push(Box::new(swept_counter()?));
     of_processor.push(Box::new(ready_gauge()?));
     let mut of_fetcher = fetcher.collectors();
     of_fetcher.push(Box::new(ready_gauge()?));
     Ok(vec![
-        ("gateway", with(gateway.collectors(), true)),
-        ("processor", with(of_processor, true)),
-        ("fetcher", with(of_fetcher, true)),
-        ("notifier", with(vec![Box::new(notices_counter()?), Box::new(ready_gauge()?)], false)),
+        ("gateway", with(of_gateway, true, true)),
+        ("processor", with(of_processor, true, true)),
+        ("fetcher", with(of_fetcher, true, false)),
+        ("notifier", with(vec![Box::new(notices_counter()?), Box::new(ready_gauge()?)], false, true)),
     ])
 }
 

@@ -79,9 +79,12 @@ impl QueueGauges {
         })
     }
 
-    /// Those of a role that knows the job store, or only the log.
-    pub fn collectors(&self, of_jobs: bool) -> Vec<Box<dyn Collector>> {
-        let mut collectors: Vec<Box<dyn Collector>> = vec![Box::new(self.lag.clone())];
+    /// Those of a role that knows the job store, watches groups, or both.
+    pub fn collectors(&self, of_jobs: bool, of_groups: bool) -> Vec<Box<dyn Collector>> {
+        let mut collectors: Vec<Box<dyn Collector>> = Vec::new();
+        if of_groups {
+            collectors.push(Box::new(self.lag.clone()));
+        }
         if of_jobs {
             collectors.push(Box::new(self.by_status.clone()));
             collectors.push(Box::new(self.oldest.clone()));
@@ -106,7 +109,7 @@ impl QueueWatch {
     ) -> prometheus::Result<Self> {
         let gauges = QueueGauges::new()?;
         gauges
-            .collectors(jobs.is_some())
+            .collectors(jobs.is_some(), !groups.is_empty())
             .into_iter()
             .try_for_each(|collector| registry.register(collector))?;
         let known = pipelines.iter().map(|pipeline| (pipeline.name.to_string(), Work::default())).collect();

@@ -212,3 +212,26 @@ async fn the_command_line_asks_the_same_engine() {
     let mine = place.command(&["query", "--csv", "SELECT count(*) FROM tidemill.jobs"]).unwrap();
     assert!(mine.ends_with("\n3\n"), "{mine}");
 }
+
+#[tokio::test]
+async fn statements_are_counted_by_what_they_came_to() {
+    let place = Place::start(&["query.timeout=2s"]).await;
+    let admin = place.login("admin").await;
+    for (sql, status) in [
+        ("SELECT 1", 200),
+        ("SELECT nothing", 400),
+        ("SELECT sum(v) FROM generate_series(1, 100000000000) AS t(v)", 422),
+    ] {
+        let answer = place.ask(&admin, json!({ "sql": sql })).await;
+        assert_eq!(answer.status(), status, "{sql}");
+        answer.bytes().await.unwrap();
+    }
+    let page = place.client.get(format!("{}/metrics", place.url)).send().await.unwrap().text().await.unwrap();
+    for (surface, ended) in [("http", 1), ("postgres", 0)] {
+        for (outcome, count) in [("answered", ended), ("refused", ended), ("stopped", ended), ("left", 0)] {
+            let line =
+                format!("tidemill_statements_total{{outcome=\"{outcome}\",surface=\"{surface}\"}} {count}\n");
+            assert!(page.contains(&line), "no {line} in {page}");
+        }
+    }
+}

@@ -62,6 +62,7 @@ pub(super) async fn open(
                 if !secure && !peer.ip().to_canonical().is_loopback() {
                     let refusal =
                         Refusal::fatal(code::NOT_ALLOWED, "connections from other machines need TLS");
+                    shared.metrics().login("refused");
                     say(&mut socket, refusal.hint("connect with sslmode=require").into()).await?;
                     return Ok(None);
                 }
