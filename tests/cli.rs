@@ -260,7 +260,7 @@ fn doctor_says_which_part_does_not_answer() {
     let folder = TempDir::new().unwrap();
     let pipelines = root("pipelines");
     let (out, _) = expect(0, folder.path(), &["--data", "data", "--pipelines", &pipelines, "doctor"]);
-    assert_eq!(out.matches('✓').count(), 6, "{out}");
+    assert_eq!(out.matches('✓').count(), 7, "{out}");
     // Port 1 of this machine is closed.
     let url = "tables.url=mysql://tidemill:hunter2@127.0.0.1:1/d";
     let arguments =

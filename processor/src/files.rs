@@ -29,6 +29,7 @@ use crate::run::{Ended, allows_empty};
 use crate::serve::Shared;
 
 pub use fault::ProgramFault;
+pub use program::find_program;
 pub(crate) use workplace::sweep;
 use workplace::{Workplace, failed};
 
@@ -87,7 +88,8 @@ async fn make(
     input: BoxStream<'static, Result<Bytes>>,
     file_name: Option<&str>,
 ) -> Result<MadeFile> {
-    let paths = program::find_all(&pipeline.programs)?;
+    // Nothing is fetched or begun when one is missing.
+    let paths = pipeline.programs.iter().map(find_program).collect::<Result<Vec<_>, _>>()?;
     let workplace = Workplace::make(limits.spill_dir.as_deref())?;
     let mut path = workplace.fetch(input, file_name).await?;
     if !allows_empty(pipeline) && size(&path).await? == 0 {

@@ -29,7 +29,7 @@ mod verify;
 pub use artifacts::Artifact;
 pub use engine::Engine;
 pub use error::{Error, Result};
-pub use files::{MadeFile, ProgramFault, run_local_file};
+pub use files::{MadeFile, ProgramFault, find_program, run_local_file};
 pub use intake::TakeReject;
 pub use limits::ProcessorLimits;
 pub use local::{LocalRun, run_local};

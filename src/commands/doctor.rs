@@ -10,6 +10,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde::Serialize;
 use serde_json::json;
+use tidemill_processor::find_program;
 
 use super::{print_json, print_text, status};
 use crate::parts::Parts;
@@ -38,6 +39,7 @@ pub async fn run(parts: &Parts, json: bool) -> Result<ExitCode> {
             PIPELINES,
             Box::pin(folder(parts)),
         ),
+        look("programs", "PATH of this machine".to_owned(), PROGRAMS, Box::pin(programs(parts))),
         look("job database", parts.database_place(), DATABASE, Box::pin(database(parts))),
         look("tables", parts.tables_place(), TABLES, Box::pin(tables(parts))),
         look("objects", parts.objects_place(), OBJECTS, Box::pin(objects(parts))),
@@ -55,6 +57,7 @@ pub async fn run(parts: &Parts, json: bool) -> Result<ExitCode> {
 }
 
 const PIPELINES: &str = "run `tidemill check`, it tells every problem with its line";
+const PROGRAMS: &str = "an image gets Debian packages by `docker build --build-arg PROGRAMS=\"…\"`";
 const DATABASE: &str = "is the server up, and are host, user, password and database of database.url right?";
 const TABLES: &str = "is the server up, and are host, user, password and database of tables.url right?";
 const OBJECTS: &str = "does the bucket of objects.url exist, and may the keys put, get and delete in it?";
@@ -84,6 +87,18 @@ fn tell(finding: &Finding) {
 
 async fn folder(parts: &Parts) -> Result<()> {
     parts.pipelines().map(drop)
+}
+
+/// What steps of pipelines start. A folder that cannot be read is told by its own part.
+async fn programs(parts: &Parts) -> Result<()> {
+    let Ok(pipelines) = parts.pipelines() else { return Ok(()) };
+    let missing: Vec<_> = pipelines
+        .iter()
+        .flat_map(|pipeline| pipeline.programs.iter().map(move |program| (&pipeline.name, program)))
+        .filter_map(|(name, program)| Some(format!("{name}: {}", find_program(program).err()?)))
+        .collect();
+    ensure!(missing.is_empty(), missing.join("; "));
+    Ok(())
 }
 
 async fn database(parts: &Parts) -> Result<()> {

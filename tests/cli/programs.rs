@@ -75,6 +75,23 @@ fn a_program_that_misbehaves_ends_in_words_that_help() {
 }
 
 #[test]
+fn doctor_tells_of_programs_that_are_missing_and_who_needs_them() {
+    let folder = pipeline(
+        "  - program: { run: [sort, \"{input}\", \"{output}\"], output: x }
+  - program: { run: [no-such-one, \"{input}\", \"{output}\"], output: x }
+  - program: { run: [nor-this, \"{input}\", \"{output}\"], output: x }",
+    );
+    let arguments = ["--data", "data", "--pipelines", ".", "doctor"];
+    let (out, _) = expect(1, folder.path(), &arguments);
+    let told: Vec<_> = out.lines().filter(|line| line.starts_with('✗')).collect();
+    assert!(matches!(told[..], [line] if line.starts_with("✗ programs")), "{out}");
+    for name in ["no-such-one", "nor-this"] {
+        assert!(told[0].contains(&format!("p: the program `{name}` is missing: install it")), "{out}");
+    }
+    assert!(!told[0].contains("sort"), "{out}");
+}
+
+#[test]
 fn a_program_that_hangs_is_killed_with_its_children() {
     let seconds = format!("{}", 100_000 + std::process::id());
     let folder = pipeline(&script(&format!("sleep {seconds} & sleep {seconds}"), "time: 2s"));

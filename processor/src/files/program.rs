@@ -26,18 +26,12 @@ const LAST_WORDS: Duration = Duration::from_secs(5);
 /// Bytes that the leash tells of the end.
 const END_BYTES_MAX: u64 = 64;
 
-/// Where each program is; nothing is fetched or begun when one is missing.
-pub(super) fn find_all(programs: &[Program]) -> Result<Vec<PathBuf>> {
-    let find = |program: &Program| {
-        let found = search_path().map(|folder| folder.join(&program.name)).find(|path| is_program(path));
-        found.ok_or_else(|| ProgramFault::Missing { program: program.name.clone() }.into())
-    };
-    programs.iter().map(find).collect()
-}
-
-fn search_path() -> impl Iterator<Item = PathBuf> {
+/// Where the program is on this machine.
+pub fn find_program(program: &Program) -> Result<PathBuf, ProgramFault> {
     let path = std::env::var_os("PATH").unwrap_or_else(|| PATH_DEFAULT.into());
-    std::env::split_paths(&path).filter(|folder| folder.is_absolute()).collect::<Vec<_>>().into_iter()
+    let mut folders = std::env::split_paths(&path).filter(|folder| folder.is_absolute());
+    let found = folders.find_map(|folder| Some(folder.join(&program.name)).filter(|path| is_program(path)));
+    found.ok_or_else(|| ProgramFault::Missing { program: program.name.clone() })
 }
 
 fn is_program(path: &Path) -> bool {
