@@ -211,7 +211,7 @@ fn etag(job: &Job) -> String {
     (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
     (status = 403, description = "Seen, but not yours to change", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
     (status = 404, description = "No such job, or not yours to see", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 409, description = "The job has not failed", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 409, description = "The job has not failed, or its fetch has, and is to be fetched again", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn retry(
     State(shared): State<Shared>,

@@ -161,7 +161,9 @@ impl From<tidemill_jobs::Error> for Problem {
             }
             Jobs::ObjectTaken { .. } => Self::new(StatusCode::CONFLICT, "object_taken", error.to_string()),
             Jobs::TooLong { .. } => Self::bad_request("too_long", error.to_string()),
-            Jobs::NotAllowed { .. } => Self::new(StatusCode::CONFLICT, "not_allowed", error.to_string()),
+            Jobs::NotAllowed { .. } | Jobs::NothingFetched { .. } => {
+                Self::new(StatusCode::CONFLICT, "not_allowed", error.to_string())
+            }
             _ => Self::internal(&error),
         }
     }

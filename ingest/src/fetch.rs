@@ -1,8 +1,8 @@
 //! Fetching: the pages of an API become objects, and one job over all of them.
 //!
 //! It promises: a page lands once, however often the run is cut off; the job is made only when every page has
-//! landed, in one transaction with the end of the run; a run that cannot be completed fails in words, and makes no
-//! job. Called by the role `fetcher` and by `tidemill fetch`.
+//! landed, in one transaction with the end of the run; a run that cannot be completed fails in words, as a job without
+//! objects that has failed. Called by the role `fetcher` and by `tidemill fetch`.
 
 mod body;
 mod client;
@@ -18,7 +18,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
-use tidemill_jobs::{Job, JobStore, LandedPage, Page, SlotClaim};
+use tidemill_jobs::{Job, JobError, JobStore, LandedPage, Page, SlotClaim};
 use tidemill_pipelines::{HttpSource, Pipeline, PipelineSet};
 use tidemill_sinks::notice::Allow;
 use tokio::sync::watch;
@@ -29,10 +29,13 @@ use client::Client;
 pub use error::FetchError;
 use hosts::Hosts;
 pub use metrics::FetchMetrics;
-use run::Run;
+use run::{Run, job_of};
 
 /// The sender of the jobs that are made here.
 pub const SENDER: &str = "fetcher";
+
+/// How often a run is begun before it is given up: what kills its process would do so for ever.
+pub(crate) const TAKES_MAX: u32 = 10;
 
 /// What a fetcher is made of.
 pub struct FetcherParts<'a> {
@@ -81,7 +84,7 @@ pub enum RunEnd {
     Job(Box<Job>),
     /// There were no pages, and there may be none.
     Empty,
-    /// It failed; the slot says why.
+    /// It failed; its job says why.
     Failed(FetchError),
 }
 
@@ -165,6 +168,9 @@ impl Fetcher {
         progress: watch::Sender<Progress>,
     ) -> Result<RunEnd, FetchError> {
         let work = async {
+            if claim.attempt > TAKES_MAX {
+                return Err(FetchError::GivenUp);
+            }
             Run::open(self.clone(), Arc::clone(pipeline), source.clone(), claim.clone(), progress)?
                 .work()
                 .await
@@ -173,7 +179,9 @@ impl Fetcher {
         let done = tokio::time::timeout(limit, work).await.unwrap_or(Err(FetchError::Overdue { limit }));
         match done {
             Err(error) if !error.leaves_the_run() => {
-                match self.jobs.end_slot(claim, Some(&error.to_string())).await? {
+                let (code, blame) = ("fetch_failed".to_owned(), error.blame());
+                let cause = JobError { code, message: error.to_string(), blame };
+                match self.jobs.fail_run(claim, job_of(pipeline, claim, &[]), cause).await? {
                     true => Ok(RunEnd::Failed(error)),
                     false => Err(FetchError::Overtaken),
                 }

@@ -67,11 +67,11 @@ pub async fn sweep_orphans(
     Ok(swept)
 }
 
-/// Those whose job is not there. A key that is not one of ours is not ours to delete.
+/// Those whose job is not there, or failed before it had objects. A key that is not one of ours is not ours to delete.
 async fn orphans(jobs: &JobStore, old: Vec<ObjectMeta>) -> Result<Vec<ObjectMeta>> {
     let old: Vec<_> = old.into_iter().filter_map(|object| Some((job_of(&object)?, object))).collect();
     let ids: Vec<JobId> = old.iter().map(|(job, _)| *job).collect();
-    let mut known = jobs.jobs_that_exist(&ids).await?;
+    let mut known = jobs.jobs_with_objects(&ids).await?;
     // The pages of a run are there before its job, which will have the run's id.
     known.extend(jobs.runs_under_way(&ids).await?);
     Ok(old.into_iter().filter(|(job, _)| !known.contains(job)).map(|(_, object)| object).collect())

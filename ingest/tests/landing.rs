@@ -17,8 +17,8 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tidemill_ingest::{Error, Landing, LandingLimits, OLDER_THAN_MIN, Swept, Upload, sweep_orphans};
-use tidemill_jobs::{Job, JobFilter, JobId, JobStore, Landed, SlotAnswer, StoreLimits};
-use tidemill_pipelines::Pipeline;
+use tidemill_jobs::{Job, JobError, JobFilter, JobId, JobStore, Landed, NewJob, SlotAnswer, StoreLimits};
+use tidemill_pipelines::{Blame, Duplicates, Pipeline};
 
 const MIB: usize = 1024 * 1024;
 
@@ -202,8 +202,23 @@ async fn the_sweeper_deletes_old_objects_without_a_job_and_nothing_else() {
     }
     let again = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO).await.unwrap();
     assert_eq!(again, Swept { seen: 4, deleted: 0 });
-    // A failed run has no job and will have none.
-    assert!(place.jobs.end_slot(&run, Some("the API is away")).await.unwrap());
+    // The job of a failed run has no objects and will have none.
+    let error = JobError { code: "x".to_owned(), message: "away".to_owned(), blame: Blame::World };
+    let failed = NewJob {
+        job_id: run.run_id,
+        pipeline: "sales".parse().unwrap(),
+        files: Vec::new(),
+        file_name: None,
+        size_bytes: 0,
+        content_sha256: String::new(),
+        parameters: Default::default(),
+        pushed: Vec::new(),
+        takes_turns: false,
+        sender: "fetcher".to_owned(),
+        idempotency_key: None,
+        duplicates: Duplicates::Accept,
+    };
+    assert!(place.jobs.fail_run(&run, failed, error).await.unwrap());
     let last = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO).await.unwrap();
     assert_eq!(last, Swept { seen: 4, deleted: 1 });
 }

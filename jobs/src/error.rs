@@ -1,6 +1,6 @@
 //! What may go wrong with jobs and events.
 
-use tidemill_pipelines::{Blame, Retry};
+use tidemill_pipelines::{Blame, PipelineName, Retry};
 
 /// Short for results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
@@ -62,6 +62,16 @@ pub enum Error {
         /// How long it may be.
         limit: usize,
     },
+    /// A fetch that failed has no objects that its job could be done again from.
+    #[error(
+        "the job has no objects, because its fetch failed; fetch again with: tidemill fetch {pipeline}{slot}"
+    )]
+    NothingFetched {
+        /// Its pipeline.
+        pipeline: PipelineName,
+        /// ` --slot …`, when the slot is known.
+        slot: String,
+    },
     /// The job's state does not allow this change.
     #[error("job is {status}, so it cannot be {change}")]
     NotAllowed {
@@ -81,6 +91,7 @@ impl Error {
             Error::IdempotencyConflict { .. }
             | Error::ObjectTaken { .. }
             | Error::TooLong { .. }
+            | Error::NothingFetched { .. }
             | Error::NotAllowed { .. } => Blame::Sender,
         }
     }

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use tidemill_ingest::{
     FetchError, FetchMetrics, Fetcher, FetcherParts, Landing, LandingLimits, Progress, RunEnd,
 };
-use tidemill_jobs::{Job, JobStore, SlotAnswer, SlotClaim, StoreLimits};
+use tidemill_jobs::{Job, JobStatus, JobStore, SlotAnswer, SlotClaim, StoreLimits};
 use tidemill_pipelines::{Pipeline, PipelineSet, Source};
 use tidemill_sinks::notice::Allow;
 use tokio::sync::watch;
@@ -86,7 +86,7 @@ impl Place {
         }
     }
 
-    /// The words of a run that fails. The slot says the same, and there is no job.
+    /// The words of a run that fails. The slot says the same, and a job that has failed.
     pub async fn failure(&self, pipeline: &Arc<Pipeline>) -> String {
         let claim = self.claim().await;
         let end = self.run(pipeline, &claim, watch::Sender::new(Progress::default())).await.unwrap();
@@ -94,7 +94,9 @@ impl Place {
         let asked =
             self.jobs.claim_slot("fetch:readings", slot(), "test", Duration::ZERO, false).await.unwrap();
         assert_eq!(asked, SlotAnswer::Failed(error.to_string()));
-        assert!(!self.jobs.has_job(claim.run_id).await.unwrap());
+        let job = self.jobs.get(claim.run_id).await.unwrap().unwrap();
+        assert_eq!((job.status, job.files_to_process.len()), (JobStatus::Failed, 0));
+        assert_eq!(job.error.unwrap().message, error.to_string());
         error.to_string()
     }
 

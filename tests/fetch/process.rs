@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::Uri;
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use sqlx::Row;
@@ -54,11 +54,14 @@ impl Api {
     }
 }
 
-/// `/readings/SLOT` lists `/pages/SLOT/N`.
+/// `/readings/SLOT` lists `/pages/SLOT/N`, `/broken` is out of order.
 async fn answer(State(hits): State<Arc<Mutex<HashMap<String, usize>>>>, uri: Uri) -> Response {
     *hits.lock().unwrap().entry(uri.path().to_owned()).or_default() += 1;
     let mut parts = uri.path().trim_start_matches('/').split('/');
     let (kind, slot, page) = (parts.next(), parts.next().unwrap_or(""), parts.next().unwrap_or("0"));
+    if kind == Some("broken") {
+        return (StatusCode::INTERNAL_SERVER_ERROR, "out of order").into_response();
+    }
     if kind == Some("readings") {
         let links: Vec<String> = (0..PAGES).map(|page| format!("\"/pages/{slot}/{page}\"")).collect();
         return ([("content-type", "application/json")], format!("[{}]", links.join(","))).into_response();
@@ -237,6 +240,52 @@ async fn a_missed_slot_is_made_up_for_and_goes_on_after_a_kill_until_its_rows_ar
     for url in landed {
         assert_eq!(api.hits(url.strip_prefix(&api.base).unwrap()), 1, "{url}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_asks_for_it_hears_of_fetches_that_fail_by_hand_and_by_the_clock() {
+    let api = Api::start().await;
+    let place = Place::new(&api, None);
+    let path = place.folder.path().join("pipelines/readings.yaml");
+    let pipeline = std::fs::read_to_string(&path)
+        .unwrap()
+        .replace("/readings/{{ slot.unix }}", "/broken")
+        .replace("concurrency: 4", "concurrency: 4, attempts: 1");
+    let notify = "notify: [{ email: { to: ops@example.org, on: [failed] } }]\n";
+    std::fs::write(path, pipeline + notify).unwrap();
+    let output = place.run(&["fetch", "readings", "--slot", SLOT]).await;
+    assert_eq!(output.status.code(), Some(1));
+    let told: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let words = format!("{}/broken gave no good answer: status 500: out of order", api.base);
+    assert_eq!((&told["outcome"], &told["error"]), (&"failed".into(), &words.as_str().into()));
+    let _running = place.start(&["dev", "--listen", "127.0.0.1:0"]);
+    let outbox = place.folder.path().join("data/outbox");
+    let began = Instant::now();
+    let mails = loop {
+        let files = std::fs::read_dir(&outbox).into_iter().flatten().flatten();
+        let mails: Vec<_> =
+            files.map(|file| file.path()).filter(|path| path.extension() == Some("eml".as_ref())).collect();
+        if mails.len() >= 2 {
+            break mails.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect::<String>();
+        }
+        assert!(began.elapsed() < WAIT_MAX, "{} mails", mails.len());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    };
+    let output = place.run(&["jobs", "list", "--status", "failed"]).await;
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let jobs = listed["jobs"].as_array().unwrap();
+    assert!(jobs.len() >= 2 && jobs.last().unwrap()["job_id"] == told["run_id"], "{listed}");
+    for job in &jobs[jobs.len() - 2..] {
+        let error = serde_json::json!({ "code": "fetch_failed", "message": words, "blame": "world" });
+        assert_eq!((&job["error"], &job["sender"]), (&error, &"fetcher".into()));
+        assert!(mails.contains(job["job_id"].as_str().unwrap()), "{mails}");
+    }
+    let retried = place.run(&["jobs", "retry", told["run_id"].as_str().unwrap()]).await;
+    let error = String::from_utf8_lossy(&retried.stderr);
+    assert!(error.contains(&format!("fetch again with: tidemill fetch readings --slot {SLOT}")), "{error}");
+    let sql = "SELECT status, error FROM tidemill.jobs WHERE sender = 'fetcher'";
+    let output = place.run(&["query", sql]).await;
+    assert!(String::from_utf8_lossy(&output.stdout).contains("fetch_failed"), "{output:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -84,6 +84,20 @@ async fn a_failed_run_is_fetched_anew_by_who_asks_for_it() {
 }
 
 #[tokio::test]
+async fn a_run_that_never_comes_to_an_end_is_given_up() {
+    let api = Api::start(|_| csv(1)).await;
+    let place = Place::new().await;
+    for attempt in 1..=10 {
+        let claim = place.claim().await;
+        assert_eq!(claim.attempt, attempt);
+        assert!(place.jobs.release_slot(&claim).await.unwrap());
+    }
+    let error = place.failure(&pipeline(&api.base, ONE)).await;
+    assert_eq!(error, "the run was begun 10 times and never came to an end");
+    assert_eq!(api.hits("/readings"), 0);
+}
+
+#[tokio::test]
 async fn html_where_data_is_expected_is_refused_also_with_status_200() {
     for content_type in ["text/html; charset=utf-8", "application/json"] {
         let api = Api::start(move |_| {

@@ -86,6 +86,9 @@ pub enum FetchError {
         /// The limit.
         limit: Duration,
     },
+    /// It was taken over too often.
+    #[error("the run was begun {} times and never came to an end", super::TAKES_MAX)]
+    GivenUp,
     /// Another fetcher has the run now.
     #[error("the run was taken over by another fetcher")]
     Overtaken,
@@ -107,9 +110,8 @@ impl FetchError {
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self {
-            FetchError::Secret { .. } | FetchError::NotAllowed { .. } | FetchError::Overdue { .. } => {
-                Blame::Operator
-            }
+            FetchError::Secret { .. } | FetchError::NotAllowed { .. } => Blame::Operator,
+            FetchError::Overdue { .. } | FetchError::GivenUp => Blame::Operator,
             FetchError::Request { .. } | FetchError::TooLarge { .. } => Blame::Author,
             FetchError::Redirect { .. } | FetchError::Refused { .. } => Blame::Author,
             FetchError::Body { .. } | FetchError::Pages(_) => Blame::Sender,

@@ -271,39 +271,42 @@ impl Run {
         let landed: Vec<LandedPage> = pages.into_iter().filter_map(|page| page.landed).collect();
         // Behind an empty page there are none.
         let end = landed.iter().filter(|page| page.object.is_none()).map(|page| page.number).min();
-        let whole = landed.iter().filter(|page| end.is_none_or(|end| page.number < end));
-        let files: Vec<String> = whole.clone().filter_map(|page| page.object.clone()).collect();
-        if files.is_empty() {
+        let whole: Vec<_> = landed.iter().filter(|page| end.is_none_or(|end| page.number < end)).collect();
+        if whole.is_empty() {
             if !self.source.allow_empty {
                 return Err(FetchError::Pages(
                     "the API lists no pages, and `allow_empty` is false".to_owned(),
                 ));
             }
-            let held = self.jobs().end_slot(&self.claim, None).await?;
+            let held = self.jobs().end_slot(&self.claim).await?;
             return if held { Ok(RunEnd::Empty) } else { Err(FetchError::Overtaken) };
         }
-        let mut hash = Sha256::new();
-        whole.clone().for_each(|page| hash.update(page.content_sha256.as_bytes()));
-        let job = NewJob {
-            job_id: self.claim.run_id,
-            pipeline: self.pipeline.name.clone(),
-            files,
-            file_name: Some(self.claim.slot.to_rfc3339_opts(SecondsFormat::Secs, true)),
-            size_bytes: whole.map(|page| page.size_bytes).sum(),
-            content_sha256: hex::encode(hash.finalize()),
-            parameters: Default::default(),
-            pushed: Vec::new(),
-            takes_turns: self.pipeline.takes_turns(false),
-            sender: super::SENDER.to_owned(),
-            idempotency_key: None,
-            duplicates: Duplicates::Accept,
-        };
-        let job = self.jobs().complete_run(&self.claim, job).await?;
+        let job = self.jobs().complete_run(&self.claim, job_of(&self.pipeline, &self.claim, &whole)).await?;
         job.map(|job| RunEnd::Job(Box::new(job))).ok_or(FetchError::Overtaken)
     }
 
     fn jobs(&self) -> &JobStore {
         &self.fetcher.jobs
+    }
+}
+
+/// The job over these pages of a run, whose id it has.
+pub(super) fn job_of(pipeline: &Pipeline, claim: &SlotClaim, pages: &[&LandedPage]) -> NewJob {
+    let mut hash = Sha256::new();
+    pages.iter().for_each(|page| hash.update(page.content_sha256.as_bytes()));
+    NewJob {
+        job_id: claim.run_id,
+        pipeline: pipeline.name.clone(),
+        files: pages.iter().filter_map(|page| page.object.clone()).collect(),
+        file_name: Some(claim.slot.to_rfc3339_opts(SecondsFormat::Secs, true)),
+        size_bytes: pages.iter().map(|page| page.size_bytes).sum(),
+        content_sha256: hex::encode(hash.finalize()),
+        parameters: Default::default(),
+        pushed: Vec::new(),
+        takes_turns: pipeline.takes_turns(false),
+        sender: super::SENDER.to_owned(),
+        idempotency_key: None,
+        duplicates: Duplicates::Accept,
     }
 }
 

@@ -121,6 +121,10 @@ impl JobStore {
         if !life::may_retry(stored.job.status) {
             return Err(not_allowed(&stored.job, "retried"));
         }
+        if stored.job.files_to_process.is_empty() {
+            let slot = stored.job.file_name.map(|slot| format!(" --slot {slot}")).unwrap_or_default();
+            return Err(Error::NothingFetched { pipeline: stored.job.pipeline, slot });
+        }
         let key = dedupe_key(&stored.job, stored.duplicates);
         let changed = match self.try_commit(&self.again(&stored, key)).await {
             // The same content came again meanwhile: that job answers for it.
@@ -181,28 +185,7 @@ impl JobStore {
     }
 
     async fn end(&self, job: &Job, from: JobStatus, rejects: Vec<RejectSample>) -> Result<bool> {
-        let error = job.error.as_ref().map(to_json).transpose().map_err(failed("finish a job"))?;
-        let artifacts = (!job.artifacts.is_empty()).then(|| to_json(&job.artifacts)).transpose();
-        let artifacts = artifacts.map_err(failed("finish a job"))?;
-        let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        let finished_at = job.finished_at.unwrap_or_else(now);
-        let values = values![
-            job.status.as_str(),
-            micros(finished_at),
-            job.report_file_path.clone(),
-            artifacts,
-            count(job.counts.records_in),
-            count(job.counts.records_written),
-            count(job.counts.records_rejected),
-            count(job.counts.records_filtered),
-            error,
-            job.status.as_str(),
-            job.job_id.to_string(),
-            from.as_str(),
-            job.attempt,
-        ];
-        let write = Write::new(FINISH, values).telling(Event::finished(job, rejects, finished_at));
-        self.commit("finish a job", &write.calling_next(job)).await
+        self.commit("finish a job", &finishing(job, from, rejects)?.calling_next(job)).await
     }
 
     fn again(&self, stored: &Stored, dedupe_key: Option<String>) -> Write {
@@ -222,7 +205,32 @@ impl JobStore {
     }
 }
 
-fn ended(job: &Job, outcome: Outcome) -> Job {
+/// The end of a job as one change.
+pub(super) fn finishing(job: &Job, from: JobStatus, rejects: Vec<RejectSample>) -> Result<Write> {
+    let error = job.error.as_ref().map(to_json).transpose().map_err(failed("finish a job"))?;
+    let artifacts = (!job.artifacts.is_empty()).then(|| to_json(&job.artifacts)).transpose();
+    let artifacts = artifacts.map_err(failed("finish a job"))?;
+    let count = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+    let finished_at = job.finished_at.unwrap_or_else(now);
+    let values = values![
+        job.status.as_str(),
+        micros(finished_at),
+        job.report_file_path.clone(),
+        artifacts,
+        count(job.counts.records_in),
+        count(job.counts.records_written),
+        count(job.counts.records_rejected),
+        count(job.counts.records_filtered),
+        error,
+        job.status.as_str(),
+        job.job_id.to_string(),
+        from.as_str(),
+        job.attempt,
+    ];
+    Ok(Write::new(FINISH, values).telling(Event::finished(job, rejects, finished_at)))
+}
+
+pub(super) fn ended(job: &Job, outcome: Outcome) -> Job {
     let mut job = Job { finished_at: Some(now()), ..job.clone() };
     match outcome {
         Outcome::Success { counts, report, artifacts } => {

@@ -7,13 +7,14 @@ use chrono::{DateTime, Utc};
 use sqlx::Row;
 use sqlx::any::AnyRow;
 
+use super::change::{ended, finishing};
 use super::connect::failed;
 use super::outbox::marks;
 use super::rows::micros;
 use super::slots::ending;
 use super::write::{Value, Write, values};
-use super::{Dialect, JobStore, NewJob, SlotClaim, now};
-use crate::{Job, JobId, Result};
+use super::{Dialect, JobStore, NewJob, Outcome, SlotClaim, now};
+use crate::{Counts, Job, JobError, JobId, JobStatus, Result};
 
 /// Pages in one statement.
 const CHUNK: usize = 200;
@@ -117,6 +118,25 @@ impl JobStore {
             true => Ok(Some(job)),
             false => self.get(claim.run_id).await,
         }
+    }
+
+    /// Fails a run: its slot has failed, and a job that failed and has no objects is made, with its event, in one
+    /// transaction. The job's id is the run's. False when the run is no longer the claim's.
+    pub async fn fail_run(&self, claim: &SlotClaim, new: NewJob, error: JobError) -> Result<bool> {
+        let (job, landing) = self.landing(&new)?;
+        let slot = ending(claim, Some(&error.message));
+        let job = ended(&job, Outcome::Failed { counts: Counts::default(), report: None, error });
+        let end = finishing(&job, JobStatus::Queued, Vec::new())?;
+        let write = Write {
+            event: end.event,
+            turns: landing.turns,
+            ..slot.and(landing.statement, landing.values).and(end.statement, end.values)
+        };
+        if self.commit("fail a run", &write).await? {
+            return Ok(true);
+        }
+        // Perhaps this very end was written before, and the answer was lost.
+        Ok(self.get(claim.run_id).await?.is_some_and(|found| found.error == job.error))
     }
 
     /// Those of `runs` that are still running: their objects are not yet a job's.

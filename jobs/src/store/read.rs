@@ -15,7 +15,7 @@ use crate::{Error, Job, JobId, JobStatus, Result};
 
 /// The largest page of jobs.
 const PAGE_MAX: u32 = 1_000;
-/// Ids in one question, as of [`JobStore::jobs_that_exist`].
+/// Ids in one question, as of [`JobStore::jobs_with_objects`].
 pub(super) const IDS_MAX: usize = 500;
 
 impl JobStore {
@@ -40,14 +40,9 @@ impl JobStore {
         Ok(JobPage { jobs: found.into_iter().map(|stored| stored.job).collect(), next_cursor })
     }
 
-    /// Whether there is such a job.
-    pub async fn has_job(&self, job: JobId) -> Result<bool> {
-        Ok(!self.jobs_that_exist(&[job]).await?.is_empty())
-    }
-
-    /// Those of `jobs` that there are: an object whose job is not among them belongs to nobody.
-    pub async fn jobs_that_exist(&self, jobs: &[JobId]) -> Result<HashSet<JobId>> {
-        self.ids_among("SELECT job_id FROM tidemill_jobs WHERE job_id", jobs).await
+    /// Those of `jobs` that there are and have objects: an object whose job is not among them belongs to nobody.
+    pub async fn jobs_with_objects(&self, jobs: &[JobId]) -> Result<HashSet<JobId>> {
+        self.ids_among("SELECT job_id FROM tidemill_jobs WHERE files <> '[]' AND job_id", jobs).await
     }
 
     /// The ids that a question finds among these; it ends before `IN`.

@@ -139,9 +139,9 @@ impl JobStore {
         self.commit("release a slot", &Write::new(HOLD, values)).await
     }
 
-    /// Ends a run: done, or failed in these words. False when the slot is no longer its own.
-    pub async fn end_slot(&self, claim: &SlotClaim, error: Option<&str>) -> Result<bool> {
-        self.commit("end a slot", &ending(claim, error)).await
+    /// Ends a run that found nothing. False when the slot is no longer its own.
+    pub async fn end_slot(&self, claim: &SlotClaim) -> Result<bool> {
+        self.commit("end a slot", &ending(claim, None)).await
     }
 
     /// The newest slot of a schedule that was taken.

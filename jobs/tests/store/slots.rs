@@ -3,9 +3,13 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use tidemill_jobs::{FailedPage, JobId, JobStore, LandedPage, NewJob, Page, SlotAnswer, SlotClaim};
+use tidemill_jobs::{
+    EventKind, FailedPage, JobError, JobFilter, JobId, JobStatus, JobStore, LandedPage, NewJob, Page,
+    SlotAnswer, SlotClaim, Sweeper, Swept,
+};
+use tidemill_pipelines::Blame;
 
-use crate::support::{Database, new_job, on_both};
+use crate::support::{Database, claim, new_job, on_both};
 
 on_both!(
     of_many_who_ask_for_a_slot_one_gets_it,
@@ -16,6 +20,8 @@ on_both!(
     work_goes_on_while_its_slot_is_held_and_is_dropped_when_it_is_not,
     a_page_lands_once_however_often_it_is_listed,
     a_run_ends_together_with_the_job_over_its_pages,
+    a_run_that_fails_is_told_of_as_a_failed_job,
+    a_job_of_a_failed_run_is_never_done,
     the_objects_of_a_run_under_way_belong_to_somebody,
     pages_of_old_runs_are_forgotten,
 );
@@ -57,6 +63,15 @@ fn job_of(claim: &SlotClaim) -> NewJob {
     NewJob { job_id: claim.run_id, ..new_job("sales") }
 }
 
+fn cause() -> JobError {
+    let message = "the API is away".to_owned();
+    JobError { code: "fetch_failed".to_owned(), message, blame: Blame::World }
+}
+
+async fn fail(store: &JobStore, claim: &SlotClaim) -> bool {
+    store.fail_run(claim, NewJob { files: Vec::new(), ..job_of(claim) }, cause()).await.unwrap()
+}
+
 async fn of_many_who_ask_for_a_slot_one_gets_it(db: Database) {
     let stores = [db.store.clone(), db.another_process().await, db.another_process().await];
     let asked = (0..12).map(|number| {
@@ -94,9 +109,11 @@ async fn who_was_overtaken_changes_nothing(db: Database) {
     let second = claimed(&db.store, LEASE).await;
     assert!(!db.store.hold_slot(&first).await.unwrap());
     assert!(!db.store.note_pages(&first, &[], &[page(0, "a")]).await.unwrap());
-    assert!(!db.store.end_slot(&first, Some("no")).await.unwrap());
+    assert!(!db.store.end_slot(&first).await.unwrap());
+    assert!(!fail(&db.store, &first).await);
     assert_eq!(db.store.complete_run(&first, job_of(&first)).await.unwrap(), None);
     assert!(db.store.pages(first.run_id).await.unwrap().is_empty());
+    assert_eq!((db.store.get(first.run_id).await.unwrap(), db.told().await), (None, Vec::new()));
     assert!(db.store.hold_slot(&second).await.unwrap());
 }
 
@@ -108,14 +125,14 @@ async fn a_slot_that_is_let_go_is_taken_at_once(db: Database) {
 
 async fn a_slot_that_is_done_or_failed_is_not_given_again(db: Database) {
     let claim = claimed(&db.store, LEASE).await;
-    assert!(db.store.end_slot(&claim, Some("the API is away")).await.unwrap());
+    assert!(fail(&db.store, &claim).await);
     assert_eq!(ask(&db.store, LEASE).await, SlotAnswer::Failed("the API is away".to_owned()));
     let again = db.store.claim_slot("fetch:sales", noon(), "worker", LEASE, true).await.unwrap();
     let SlotAnswer::Claimed(again) = again else { panic!("{again:?}") };
     assert_eq!(again.attempt, 1);
     assert_ne!(again.run_id, claim.run_id, "a failed run is begun anew");
     assert!(!db.store.hold_slot(&claim).await.unwrap());
-    assert!(db.store.end_slot(&again, None).await.unwrap());
+    assert!(db.store.end_slot(&again).await.unwrap());
     assert_eq!(ask(&db.store, LEASE).await, SlotAnswer::Done(again.run_id));
     let again_done = db.store.claim_slot("fetch:sales", noon(), "worker", LEASE, true).await.unwrap();
     assert_eq!(again_done, SlotAnswer::Done(again.run_id));
@@ -161,13 +178,45 @@ async fn a_run_ends_together_with_the_job_over_its_pages(db: Database) {
     assert_eq!(db.told().await.len(), 1);
 }
 
+async fn a_run_that_fails_is_told_of_as_a_failed_job(db: Database) {
+    let claim = claimed(&db.store, LEASE).await;
+    assert!(fail(&db.store, &claim).await);
+    let filter = JobFilter { statuses: vec![JobStatus::Failed], limit: 10, ..JobFilter::default() };
+    let [job] = &db.store.list(&filter).await.unwrap().jobs[..] else { panic!("not one failed job") };
+    assert_eq!((job.job_id, &job.error), (claim.run_id, &Some(cause())));
+    assert!(job.files_to_process.is_empty() && job.finished_at.is_some());
+    let [event] = &db.outbox().await[..] else { panic!("not one event") };
+    let EventKind::Finished(told) = &event.kind else { panic!("{event:?}") };
+    assert_eq!(&told.job, job);
+    // The answer was lost: the same again tells nobody twice.
+    assert!(fail(&db.store, &claim).await);
+    assert_eq!(db.told().await.len(), 1);
+}
+
+async fn a_job_of_a_failed_run_is_never_done(db: Database) {
+    let run = claimed(&db.store, LEASE).await;
+    let new =
+        NewJob { files: Vec::new(), file_name: Some("noon".to_owned()), takes_turns: true, ..job_of(&run) };
+    assert!(db.store.fail_run(&run, new, cause()).await.unwrap());
+    let error = db.store.retry(run.run_id).await.unwrap_err().to_string();
+    assert!(error.ends_with("fetch again with: tidemill fetch sales --slot noon"), "{error}");
+    assert!(claim(&db.store, run.run_id).await.is_none());
+    let later = Utc::now() + chrono::TimeDelta::days(1);
+    let swept = Sweeper::new(db.store.clone(), Sweeper::INTERVAL).sweep(later).await.unwrap();
+    assert_eq!(swept, Swept::default());
+    // It stands in the way of no other that takes turns.
+    let next = crate::support::landed(&db.store, NewJob { takes_turns: true, ..new_job("sales") }).await;
+    assert!(claim(&db.store, next.job_id).await.is_some());
+}
+
 async fn the_objects_of_a_run_under_way_belong_to_somebody(db: Database) {
     let claim = claimed(&db.store, LEASE).await;
     let asked = [claim.run_id, JobId::new()];
     let found = db.store.runs_under_way(&asked).await.unwrap();
     assert_eq!(found.into_iter().collect::<Vec<_>>(), [claim.run_id]);
-    db.store.end_slot(&claim, Some("no")).await.unwrap();
+    assert!(fail(&db.store, &claim).await);
     assert!(db.store.runs_under_way(&asked).await.unwrap().is_empty());
+    assert!(db.store.jobs_with_objects(&asked).await.unwrap().is_empty());
 }
 
 async fn pages_of_old_runs_are_forgotten(db: Database) {
@@ -175,7 +224,7 @@ async fn pages_of_old_runs_are_forgotten(db: Database) {
     assert!(db.store.note_pages(&claim, &[], &[page(0, "a"), page(1, "b")]).await.unwrap());
     let later = Utc::now() + chrono::TimeDelta::days(1);
     assert_eq!(db.store.forget_pages(later).await.unwrap(), 0, "the run is under way");
-    db.store.end_slot(&claim, None).await.unwrap();
+    db.store.end_slot(&claim).await.unwrap();
     assert_eq!(db.store.forget_pages(Utc::now() - chrono::TimeDelta::days(1)).await.unwrap(), 0);
     assert_eq!(db.store.forget_pages(later).await.unwrap(), 2);
 }

@@ -178,11 +178,15 @@ fn reject(line: &RejectLine) -> Value {
 /// What the recipient can do about it.
 fn advice(finished: &FinishedNotice) -> &'static str {
     let blame = finished.error.as_ref().map(|error| error.blame);
+    let is_fetch = finished.error.as_ref().is_some_and(|error| error.code == "fetch_failed");
     match (finished.status, blame) {
         (Ending::Success, _) if finished.records_rejected > 0 => {
             "The good records are in. Mend the refused records and send them, without the others, as a new file."
         }
         (Ending::Success, _) => "Nothing is left to do.",
+        (Ending::Failed, Some(_)) if is_fetch => {
+            "Nothing was written. Once the cause is mended, `tidemill fetch` fetches it again."
+        }
         (Ending::Failed, None | Some(Blame::Sender)) => {
             "Nothing was written. Mend the file and send it again."
         }
@@ -306,6 +310,16 @@ mod tests {
             for body in [&mail.text, &mail.html] {
                 assert!(!body.contains("rows written"), "a failed job writes nothing: {body}");
             }
+        }
+    }
+
+    #[test]
+    fn who_hears_of_a_failed_fetch_is_not_told_to_send_a_file() {
+        for blame in [Blame::Sender, Blame::Author, Blame::Operator, Blame::World] {
+            let cause = NoticeCause { code: "fetch_failed".into(), message: "status 500".into(), blame };
+            let mail = told(&FinishedNotice { status: Ending::Failed, error: Some(cause), ..finished() });
+            assert!(mail.text.contains("`tidemill fetch` fetches it again"), "{}", mail.text);
+            assert!(!mail.text.contains("retried") && !mail.text.contains("send it"), "{}", mail.text);
         }
     }
 

@@ -13,7 +13,7 @@ use tidemill_jobs::{JobStore, SlotAnswer, SlotClaim};
 use tidemill_pipelines::Schedule;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 /// Longest pause between two looks at what was left behind.
 const LOOK_EVERY: Duration = Duration::from_secs(10);
@@ -21,8 +21,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(10);
 const GRACE: TimeDelta = TimeDelta::minutes(1);
 /// Slots that are made up for before what was left behind is looked at again.
 const SLOTS_MAX: usize = 100;
-/// How often a slot is taken before its work is given up: what kills its process would do so for ever.
-const TAKES_MAX: u32 = 10;
 
 /// What is done at the slots of a schedule. It is dropped when the process stops, so it must be able to go on from
 /// any point; it ends the slot itself.
@@ -105,12 +103,6 @@ impl Timetable {
             return Ok(());
         };
         let (schedule, run_id) = (&self.name, claim.run_id);
-        if claim.attempt > TAKES_MAX {
-            error!(schedule, %slot, %run_id, "giving up a slot that never came to an end");
-            let why = format!("it was begun {TAKES_MAX} times and never came to an end");
-            jobs.end_slot(&claim, Some(&why)).await?;
-            return Ok(());
-        }
         info!(schedule, %slot, %run_id, attempt = claim.attempt, "a slot is due");
         match stop.run_until_cancelled(jobs.while_held(&claim, self.work.work(&claim))).await {
             Some(Some(Ok(()))) => {}
