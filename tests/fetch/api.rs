@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
@@ -38,12 +38,14 @@ impl Asked {
 pub struct Api {
     pub base: String,
     hits: Arc<Mutex<HashMap<String, usize>>>,
+    arrivals: Arc<Mutex<Vec<Instant>>>,
     server: JoinHandle<()>,
 }
 
 struct Shared {
     base: String,
     hits: Arc<Mutex<HashMap<String, usize>>>,
+    arrivals: Arc<Mutex<Vec<Instant>>>,
     latency: Duration,
     answer: Box<Answer>,
 }
@@ -59,17 +61,27 @@ impl Api {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
-        let hits = Arc::default();
-        let shared =
-            Shared { base: base.clone(), hits: Arc::clone(&hits), latency, answer: Box::new(answer) };
+        let (hits, arrivals) = (Arc::default(), Arc::default());
+        let shared = Shared {
+            base: base.clone(),
+            hits: Arc::clone(&hits),
+            arrivals: Arc::clone(&arrivals),
+            latency,
+            answer: Box::new(answer),
+        };
         let router = Router::new().fallback(serve).with_state(Arc::new(shared));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self { base, hits, server }
+        Self { base, hits, arrivals, server }
     }
 
     /// How often a target was asked for.
     pub fn hits(&self, target: &str) -> usize {
         self.hits.lock().unwrap().get(target).copied().unwrap_or(0)
+    }
+
+    /// When requests came, from the first to the last.
+    pub fn arrivals(&self) -> Vec<Instant> {
+        self.arrivals.lock().unwrap().clone()
     }
 
     /// How often each target was asked for.
@@ -86,6 +98,7 @@ impl Drop for Api {
 
 async fn serve(State(shared): State<Arc<Shared>>, uri: Uri, request: Request<Body>) -> Response {
     let target = uri.path_and_query().unwrap().to_string();
+    shared.arrivals.lock().unwrap().push(Instant::now());
     let times = {
         let mut hits = shared.hits.lock().unwrap();
         let times = hits.entry(target.clone()).or_default();

@@ -8,4 +8,5 @@ mod guard;
 mod pages;
 mod place;
 mod process;
+mod rate;
 mod trouble;

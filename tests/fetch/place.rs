@@ -36,13 +36,13 @@ impl Place {
         Self { jobs, objects, allow: vec!["127.0.0.0/8", "::1/128"], _folder: folder }
     }
 
-    pub fn fetcher(&self, pipeline: &Pipeline) -> Fetcher {
+    pub fn fetcher(&self, pipelines: &[&Pipeline]) -> Fetcher {
+        let file = |pipeline: &&Pipeline| (format!("{}.yaml", pipeline.name), pipeline.text.clone());
         let secrets = [("token", "s3cret"), ("other", "0ther")];
         Fetcher::new(FetcherParts {
             landing: Landing::new(Arc::clone(&self.objects), self.jobs.clone(), LandingLimits::default()),
             jobs: self.jobs.clone(),
-            pipelines: &PipelineSet::from_files(vec![("readings.yaml".to_owned(), pipeline.text.clone())])
-                .unwrap(),
+            pipelines: &PipelineSet::from_files(pipelines.iter().map(file).collect()).unwrap(),
             allow: Allow { cidrs: self.allow.iter().map(|block| block.parse().unwrap()).collect() },
             secrets: secrets
                 .map(|(name, secret)| (name.to_owned(), secret.into()))
@@ -75,7 +75,7 @@ impl Place {
         progress: watch::Sender<Progress>,
     ) -> Result<RunEnd, FetchError> {
         let Source::Http(source) = &pipeline.source else { panic!() };
-        self.fetcher(pipeline).run(pipeline, source, claim, progress).await
+        self.fetcher(&[pipeline]).run(pipeline, source, claim, progress).await
     }
 
     /// A run that ends with a job.

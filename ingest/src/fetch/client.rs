@@ -12,11 +12,12 @@ use chrono::Utc;
 use reqwest::header::{AUTHORIZATION, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use reqwest::{Response, StatusCode, redirect};
 use secrecy::{ExposeSecret, SecretString};
-use tidemill_pipelines::{Auth, HttpSource, Slot};
+use tidemill_pipelines::{Auth, HttpLimits, HttpSource, Slot};
 use tidemill_sinks::notice::{Allow, GuardedResolver, NotAllowed, retry_after};
 use url::{Origin, Url};
 
 use super::error::FetchError;
+use super::hosts::Hosts;
 use super::links::place;
 
 /// Redirects that one request follows.
@@ -52,20 +53,23 @@ impl Client {
         Ok(Self { http, allow })
     }
 
-    /// The good answer to a GET, its body not yet read, and the URL that gave it.
+    /// The good answer to a GET, its body not yet read, and the URL that gave it. The caller has waited for the turn
+    /// of the first host; that of a redirect's target is waited for here.
     pub async fn get(
         &self,
         url: &Url,
         credentials: &Credentials,
-        timeout: Duration,
+        limits: &HttpLimits,
+        hosts: &Hosts,
     ) -> Result<(Response, Url), FetchError> {
         let mut url = url.clone();
         for _ in 0..=REDIRECTS_MAX {
-            let answer = self.ask(&url, credentials, timeout).await?;
+            let answer = self.ask(&url, credentials, limits.timeout).await?;
             if !answer.status().is_redirection() {
                 return judge(&place(&url), answer).await.map(|answer| (answer, url));
             }
             url = redirected(&url, &answer)?;
+            hosts.of(&url, limits).turn().await;
         }
         let message = format!("more than {REDIRECTS_MAX} times");
         Err(FetchError::Redirect { place: place(&url), message })

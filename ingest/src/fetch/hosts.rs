@@ -93,13 +93,17 @@ impl Host {
         loop {
             tokio::time::sleep_until(self.quiet_until()).await;
             let place = self.places.acquire().await.ok()?;
-            if self.quiet_until() > Instant::now() {
-                continue;
+            self.turn().await;
+            if self.quiet_until() <= Instant::now() {
+                return Some(place);
             }
-            if let Some(rate) = &self.rate {
-                rate.until_ready().await;
-            }
-            return Some(place);
+        }
+    }
+
+    /// Waits as long as the rate asks for. Enough for who follows a redirect: he has a place already.
+    pub async fn turn(&self) {
+        if let Some(rate) = &self.rate {
+            rate.until_ready().await;
         }
     }
 

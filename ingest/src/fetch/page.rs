@@ -87,9 +87,10 @@ impl Run {
     async fn attempt(&self, page: &Page, wanted: Use, attempts: u32) -> Result<Got, FetchError> {
         let url =
             Url::parse(&page.url).map_err(|error| FetchError::Request { message: error.to_string() })?;
-        let host = self.fetcher.hosts.of(&url, &self.source.limits);
+        let (hosts, limits) = (&self.fetcher.hosts, &self.source.limits);
+        let host = hosts.of(&url, limits);
         let _place = host.enter().await;
-        let asked = self.fetcher.client.get(&url, &self.credentials, self.source.limits.timeout).await;
+        let asked = self.fetcher.client.get(&url, &self.credentials, limits, hosts).await;
         let (answer, url) = match asked {
             Ok(answered) => answered,
             Err(FetchError::Refused { status: status @ (404 | 410), .. }) if self.may_end(page) => {
