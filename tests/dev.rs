@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
+#[path = "dev/collect.rs"]
+mod collect;
 #[path = "dev/demo.rs"]
 mod demo;
 #[path = "dev/files.rs"]

@@ -77,14 +77,15 @@ impl JobStore {
         }
     }
 
-    /// Takes up collections that were begun and not ended: those whose lease has passed at `now`, at most `limit`.
-    pub async fn take_up_collections(&self, now: DateTime<Utc>, limit: u32) -> Result<Vec<Collection>> {
+    /// Takes up collections that were begun and not ended: those whose lease has passed at `then`, at most `limit`. Who
+    /// looks ahead of the time takes what others may still have in hand; the new lease begins now all the same.
+    pub async fn take_up_collections(&self, then: DateTime<Utc>, limit: u32) -> Result<Vec<Collection>> {
         const ACTION: &str = "look for collections";
         let statement = "SELECT collection_id, pipeline, slot, folder, lease_until FROM tidemill_collections \
             WHERE finished_at IS NULL AND lease_until <= ? ORDER BY slot LIMIT ?";
-        let lease_until = micros(now + span(LEASE));
+        let lease_until = micros(now() + span(LEASE));
         let mut taken = Vec::new();
-        for row in self.rows(ACTION, statement, values![micros(now), limit]).await? {
+        for row in self.rows(ACTION, statement, values![micros(then), limit]).await? {
             let (collection, lease) = from_row(&row).map_err(failed(ACTION))?;
             let values = values![lease_until, collection.id.as_str(), lease];
             if self.execute("take up a collection", TAKE_UP, values).await? > 0 {
