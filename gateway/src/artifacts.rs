@@ -29,9 +29,8 @@ const REJECTS_HEADER: &str = "line,byte_start,byte_end,column,stage,code,message
     params(("id" = String, Path, description = "The job's id")), responses(
     (status = 200, description = "CSV: line, byte_start, byte_end, column, stage, code, message, problems, raw", content_type = "text/csv"),
     (status = 206, description = "The part that `Range` asked for", content_type = "text/csv"),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 404, description = "No such job, or not yours to see", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 409, description = "The job has not ended", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 404, description = "No such job, or not yours to see"),
+    (status = 409, description = "The job has not ended"),
 ))]
 pub(crate) async fn rejects(
     State(shared): State<Shared>,
@@ -62,9 +61,8 @@ pub(crate) async fn rejects(
     (status = 200, description = "The artifact", content_type = "application/octet-stream"),
     (status = 206, description = "The part that `Range` asked for", content_type = "application/octet-stream"),
     (status = 304, description = "Not changed since `If-None-Match`"),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 404, description = "No such job or artifact, or not yours to see", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 416, description = "The range lies outside", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 404, description = "No such job or artifact, or not yours to see"),
+    (status = 416, description = "The range lies outside"),
 ))]
 pub(crate) async fn file(
     State(shared): State<Shared>,

@@ -89,10 +89,9 @@ pub(crate) struct DelayedRequest {
     params(("name" = String, Path, description = "The pipeline's name")), request_body = PlacesRequest,
     responses(
     (status = 200, description = "A place for each name", body = Places),
-    (status = 400, description = "A body that is not understood", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 403, description = "No grant to send to this pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 404, description = "No such pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 400, description = "A body that is not understood"),
+    (status = 403, description = "No grant to send to this pipeline"),
+    (status = 404, description = "No such pipeline"),
 ))]
 pub(crate) async fn places(
     State(shared): State<Shared>,
@@ -126,12 +125,11 @@ pub(crate) async fn places(
     request_body(content = String, content_type = "application/octet-stream"),
     responses(
     (status = 200, description = "It is stored", body = Pushed),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 404, description = "No key that was given to you", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 409, description = "A job took the object already", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 410, description = "The place has expired", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 413, description = "Over the limit of the pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 503, description = "Too many uploads at once, or a part that does not answer", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 404, description = "No key that was given to you"),
+    (status = 409, description = "A job took the object already"),
+    (status = 410, description = "The place has expired"),
+    (status = 413, description = "Over the limit of the pipeline"),
+    (status = 503, description = "Too many uploads at once, or a part that does not answer"),
 ))]
 pub(crate) async fn push(
     State(shared): State<Shared>,
@@ -210,14 +208,13 @@ async fn store(shared: Shared, admitted: Admitted, body: Body) -> Result<Pushed,
     responses(
     (status = 202, description = "The job; `Location` is where to watch it", body = JobView,
         headers(("Location" = String, description = "The job"), ("Tidemill-Duplicate" = String, description = "`true` when the job is that of an earlier request with this key"))),
-    (status = 400, description = "A body that is not understood", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 403, description = "No grant to send to this pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 404, description = "No such pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 409, description = "Another job took one of the objects", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 413, description = "Objects over the limit of the pipeline; `keys` lists them", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 422, description = "Objects that are not there or not yours (`keys` lists them), parameters that do not fit, or an Idempotency-Key that came with another request", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 503, description = "A part that does not answer", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 400, description = "A body that is not understood"),
+    (status = 403, description = "No grant to send to this pipeline"),
+    (status = 404, description = "No such pipeline"),
+    (status = 409, description = "Another job took one of the objects"),
+    (status = 413, description = "Objects over the limit of the pipeline; `keys` lists them"),
+    (status = 422, description = "Objects that are not there or not yours (`keys` lists them), parameters that do not fit, or an Idempotency-Key that came with another request"),
+    (status = 503, description = "A part that does not answer"),
 ))]
 pub(crate) async fn submit(
     State(shared): State<Shared>,

@@ -71,10 +71,9 @@ pub(crate) struct ShowQuery {
 /// The jobs that the caller may see, the newest first.
 #[utoipa::path(get, path = "/v1/jobs", tag = "jobs", security(("bearer" = [])), params(ListQuery), responses(
     (status = 200, description = "One page of jobs", body = JobList),
-    (status = 400, description = "A query that is not understood", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 403, description = "No grant for the pipeline that was asked for", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 404, description = "No such pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 400, description = "A query that is not understood"),
+    (status = 403, description = "No grant for the pipeline that was asked for"),
+    (status = 404, description = "No such pipeline"),
 ))]
 pub(crate) async fn list(
     State(shared): State<Shared>,
@@ -140,8 +139,7 @@ fn bad_cursor(error: tidemill_jobs::Error) -> Problem {
     params(("id" = String, Path, description = "The job's id"), ShowQuery), responses(
     (status = 200, description = "The job; `ETag` changes with it", body = JobView),
     (status = 304, description = "The job has not changed since `If-None-Match`"),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 404, description = "No such job, or not yours to see", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 404, description = "No such job, or not yours to see"),
 ))]
 pub(crate) async fn show(
     State(shared): State<Shared>,
@@ -208,10 +206,9 @@ fn etag(job: &Job) -> String {
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", security(("bearer" = [])),
     params(("id" = String, Path, description = "The job's id")), responses(
     (status = 200, description = "The job, queued again", body = JobView),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 403, description = "Seen, but not yours to change", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 404, description = "No such job, or not yours to see", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 409, description = "The job has not failed, or its fetch has, and is to be fetched again", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 403, description = "Seen, but not yours to change"),
+    (status = 404, description = "No such job, or not yours to see"),
+    (status = 409, description = "The job has not failed, or its fetch has, and is to be fetched again"),
 ))]
 pub(crate) async fn retry(
     State(shared): State<Shared>,
@@ -227,10 +224,9 @@ pub(crate) async fn retry(
 #[utoipa::path(post, path = "/v1/jobs/{id}/cancel", tag = "jobs", security(("bearer" = [])),
     params(("id" = String, Path, description = "The job's id")), responses(
     (status = 200, description = "The job, failed with code `cancelled`", body = JobView),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 403, description = "Seen, but not yours to change", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 404, description = "No such job, or not yours to see", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 409, description = "The job has ended", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 403, description = "Seen, but not yours to change"),
+    (status = 404, description = "No such job, or not yours to see"),
+    (status = 409, description = "The job has ended"),
 ))]
 pub(crate) async fn cancel(
     State(shared): State<Shared>,

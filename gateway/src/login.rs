@@ -37,8 +37,8 @@ pub(crate) struct Login {
 /// Log in with Basic credentials.
 #[utoipa::path(post, path = "/v1/login", tag = "users", security(("basic" = [])), responses(
     (status = 200, description = "A token", body = Login),
-    (status = 401, description = "Missing or wrong credentials", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 429, description = "Too many logins; `Retry-After` tells the seconds to wait", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 401, description = "Missing or wrong credentials"),
+    (status = 429, description = "Too many logins; `Retry-After` tells the seconds to wait"),
 ))]
 pub(crate) async fn login(
     State(shared): State<Shared>,

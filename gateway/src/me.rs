@@ -39,7 +39,6 @@ pub(crate) struct PipelinePermissions {
 /// Who the token is and what it may do.
 #[utoipa::path(get, path = "/v1/me", tag = "users", security(("bearer" = [])), responses(
     (status = 200, description = "The caller", body = Me),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn me(State(shared): State<Shared>, caller: Caller) -> Result<Json<Me>, Problem> {
     let rights = shared.pipelines.iter().map(|pipeline| PipelinePermissions {

@@ -1,7 +1,8 @@
 //! The OpenAPI document, made from the handlers; a golden file in the tests shows every change of the surface.
 
 use axum::Json;
-use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
+use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityRequirement, SecurityScheme};
+use utoipa::openapi::{Content, Ref, RefOr, Response};
 use utoipa::{Modify, OpenApi};
 
 use crate::{artifacts, delayed, health, jobs, login, me, metrics, pipelines, query, uploads};
@@ -19,7 +20,7 @@ use crate::{artifacts, delayed, health, jobs, login, me, metrics, pipelines, que
         query::query, metrics::metrics, openapi
     ),
     components(schemas(crate::problem::ProblemBody)),
-    modifiers(&Schemes)
+    modifiers(&Schemes, &Refusals)
 )]
 struct Api;
 
@@ -37,6 +38,31 @@ impl Modify for Schemes {
         let components = api.components.get_or_insert_default();
         components.add_security_scheme("basic", http(HttpAuthScheme::Basic, None));
         components.add_security_scheme("bearer", http(HttpAuthScheme::Bearer, Some("JWT")));
+    }
+}
+
+/// What all refusals have in common: a problem as their body, and 401 where a token is needed.
+struct Refusals;
+
+impl Modify for Refusals {
+    fn modify(&self, api: &mut utoipa::openapi::OpenApi) {
+        let bearer = SecurityRequirement::new("bearer", [""; 0]);
+        let paths = api.paths.paths.values_mut();
+        for operation in paths.flat_map(|path| [&mut path.get, &mut path.put, &mut path.post]).flatten() {
+            let responses = &mut operation.responses.responses;
+            if operation.security.as_ref().is_some_and(|schemes| schemes.contains(&bearer)) {
+                responses.insert("401".to_owned(), Response::new("Missing or bad token").into());
+            }
+            for (status, response) in responses {
+                if let RefOr::T(response) = response
+                    && status.as_str() >= "400"
+                    && response.content.is_empty()
+                {
+                    let problem = Content::new(Some(Ref::from_schema_name("ProblemBody")));
+                    response.content.insert("application/problem+json".to_owned(), problem.into());
+                }
+            }
+        }
     }
 }
 

@@ -21,7 +21,6 @@ pub(crate) struct PipelineList {
 /// The pipelines that the caller may send to or read from.
 #[utoipa::path(get, path = "/v1/pipelines", tag = "pipelines", security(("bearer" = [])), responses(
     (status = 200, description = "Pipelines by name", body = PipelineList),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
 ))]
 pub(crate) async fn list(State(shared): State<Shared>, caller: Caller) -> Json<PipelineList> {
     let mut granted: Vec<_> =
@@ -34,9 +33,8 @@ pub(crate) async fn list(State(shared): State<Shared>, caller: Caller) -> Json<P
 #[utoipa::path(get, path = "/v1/pipelines/{name}", tag = "pipelines", security(("bearer" = [])),
     params(("name" = String, Path, description = "The pipeline's name")), responses(
     (status = 200, description = "The pipeline", body = PipelineView),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 403, description = "No grant for this pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 404, description = "No such pipeline", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 403, description = "No grant for this pipeline"),
+    (status = 404, description = "No such pipeline"),
 ))]
 pub(crate) async fn show(
     State(shared): State<Shared>,

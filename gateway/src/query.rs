@@ -88,12 +88,11 @@ impl From<RowFormat> for Format {
     responses(
     (status = 200, description = "The rows, streamed; a body that breaks off is no whole answer", content(
         (Value = "application/json"), (String = "text/csv"), (Vec<u8> = "application/vnd.apache.arrow.stream"))),
-    (status = 400, description = "The statement is wrong or not allowed; the detail says where", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 401, description = "Missing or bad token", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 413, description = "The statement or its parameters are too long", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 422, description = "The statement needs more time or memory than it may use", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 429, description = "Too many statements of this user at once; `Retry-After` tells the seconds to wait", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
-    (status = 503, description = "Too many statements at once, or a database did not answer; `Retry-After` tells the seconds to wait", body = crate::problem::ProblemBody, content_type = "application/problem+json"),
+    (status = 400, description = "The statement is wrong or not allowed; the detail says where"),
+    (status = 413, description = "The statement or its parameters are too long"),
+    (status = 422, description = "The statement needs more time or memory than it may use"),
+    (status = 429, description = "Too many statements of this user at once; `Retry-After` tells the seconds to wait"),
+    (status = 503, description = "Too many statements at once, or a database did not answer; `Retry-After` tells the seconds to wait"),
 ))]
 pub(crate) async fn query(
     State(shared): State<Shared>,
