@@ -11,13 +11,16 @@ use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use object_store::ObjectStore;
+use prometheus::Registry;
 use tidemill_jobs::{EventLog, JobStore, Relay, Topic};
 use tidemill_pipelines::PipelineSet;
+use tidemill_sinks::Sink;
 use tokio::net::TcpListener;
 
 use crate::crew::Crew;
 use crate::parts::Parts;
-use crate::telemetry::{Group, QueueWatch};
+use crate::settings::Settings;
+use crate::telemetry::{Group, QueueWatch, Readiness, serve};
 
 /// The group of processors, as lag is told of it.
 const PROCESSORS: Group = Group { topic: Topic::Landed, name: tidemill_processor::GROUP };
@@ -37,6 +40,42 @@ pub struct Shared {
     pub objects: Arc<dyn ObjectStore>,
 }
 
+/// What every role with jobs begins with, and `dev`.
+struct Start {
+    parts: Parts,
+    crew: Crew,
+    registry: Registry,
+    shared: Shared,
+}
+
+impl Start {
+    /// Reaches the servers, makes what they lack when the settings say so, and begins to publish and to look at the queue.
+    async fn new(settings: Settings, groups: Vec<Group>) -> Result<Self> {
+        let parts = Parts::new(settings);
+        let pipelines = parts.pipelines()?;
+        let (mut crew, registry) = (Crew::new()?, Registry::new());
+        let (jobs, log, objects) = (parts.jobs().await?, parts.log().await?, parts.objects()?);
+        if parts.settings().migrate {
+            jobs.migrate().await?;
+            log.create_topics().await?;
+        }
+        // Whoever commits jobs publishes their events.
+        let relay = Relay::new(jobs.clone(), Arc::clone(&log)).run(crew.stop_back.clone());
+        crew.back("relay", endless(relay));
+        add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, groups)?;
+        Ok(Self { parts, crew, registry, shared: Shared { pipelines, jobs, log, objects } })
+    }
+
+    /// The sink of the tables, with what it lacks.
+    async fn sink(&self) -> Result<Arc<dyn Sink>> {
+        let sink = self.parts.sink().await?;
+        if self.parts.settings().migrate {
+            sink.migrate().await?;
+        }
+        Ok(sink)
+    }
+}
+
 /// Opens the address of a role.
 async fn listen(address: std::net::SocketAddr) -> Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("failed to listen on {address}"))
@@ -52,17 +91,23 @@ pub fn worker_name() -> String {
     format!("{host}:{}", std::process::id())
 }
 
-/// Adds the relay: whoever commits jobs publishes their events.
-fn add_relay(crew: &mut Crew, jobs: &JobStore, log: &Arc<dyn EventLog>) {
-    let relay = Relay::new(jobs.clone(), Arc::clone(log)).run(crew.stop_back.clone());
-    crew.back("relay", endless(relay));
+/// Adds the server of metrics and probes to a role without HTTP of its own.
+async fn add_metrics(
+    crew: &mut Crew,
+    parts: &Parts,
+    registry: &Registry,
+    readiness: Readiness,
+) -> Result<()> {
+    let listener = listen(parts.settings().telemetry.listen).await?;
+    crew.back("metrics", serve(listener, registry.clone(), readiness, crew.stop_back.clone()));
+    Ok(())
 }
 
 /// Adds the look at queue and lag.
 fn add_watch(
     crew: &mut Crew,
     parts: &Parts,
-    registry: &prometheus::Registry,
+    registry: &Registry,
     jobs: Option<&JobStore>,
     log: &Arc<dyn EventLog>,
     groups: Vec<Group>,

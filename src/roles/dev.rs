@@ -7,7 +7,6 @@ mod home;
 use std::sync::Arc;
 
 use anyhow::Result;
-use prometheus::Registry;
 use tidemill_gateway::Users;
 use tidemill_jobs::JobStore;
 
@@ -16,8 +15,7 @@ use super::gateway::add_gateway;
 use super::notifier::add_notifier;
 use super::postgres::{add_wire, listen_in_dev};
 use super::processor::add_processor;
-use super::{NOTIFIERS, PROCESSORS, Shared, add_relay, add_watch, listen};
-use crate::crew::Crew;
+use super::{NOTIFIERS, PROCESSORS, Start, listen};
 use crate::parts::Parts;
 use crate::settings::{Secret, Settings};
 
@@ -46,26 +44,19 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     let wire = listen_in_dev(&settings).await?;
     settings.postgres.listen = Some(wire.local_addr()?);
     settings.gateway.listen = listener.local_addr()?;
-    let parts = Parts::new(settings);
-    let pipelines = parts.pipelines()?;
-    let mut crew = Crew::new()?;
-    let (jobs, log, objects) = (parts.jobs().await?, parts.log().await?, parts.objects()?);
-    let sink = parts.sink().await?;
-    jobs.migrate().await?;
-    log.create_topics().await?;
-    sink.migrate().await?;
-    let password = make_admin(&jobs).await?;
+    settings.migrate = true;
+    let start = Start::new(settings, vec![PROCESSORS, NOTIFIERS]).await?;
+    let sink = start.sink().await?;
+    let Start { parts, mut crew, registry, shared } = start;
+    let pipelines = Arc::clone(&shared.pipelines);
+    let password = make_admin(&shared.jobs).await?;
 
-    let registry = Registry::new();
-    add_relay(&mut crew, &jobs, &log);
-    add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, vec![PROCESSORS, NOTIFIERS])?;
-    let shared = Shared { pipelines: Arc::clone(&pipelines), jobs, log: Arc::clone(&log), objects };
     add_fetcher(&mut crew, &parts, &registry, shared.clone())?;
     add_processor(&mut crew, &parts, &registry, shared.clone(), sink)?;
-    add_notifier(&mut crew, &parts, &registry, Arc::clone(&pipelines), log)?;
+    add_notifier(&mut crew, &parts, &registry, Arc::clone(&pipelines), Arc::clone(&shared.log))?;
     let workers = parts.workers()?;
     workers.warm_up().await?;
-    add_wire(&mut crew, &parts, wire, Users::new(&shared.jobs), Arc::clone(&pipelines), workers.clone())?;
+    add_wire(&mut crew, &parts, wire, &shared, workers.clone())?;
     add_gateway(&mut crew, &parts, &registry, listener, workers, shared)?;
 
     println!("{}", banner(&parts, pipelines.len(), password.as_ref()));

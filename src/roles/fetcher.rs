@@ -19,11 +19,11 @@ use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{Shared, add_relay, add_watch, endless, listen, worker_name};
+use super::{Shared, Start, add_metrics, endless, worker_name};
 use crate::crew::Crew;
 use crate::parts::Parts;
 use crate::settings::Settings;
-use crate::telemetry::{Readiness, serve};
+use crate::telemetry::Readiness;
 
 use timetable::{Clockwork, Due, Timetable};
 
@@ -32,25 +32,14 @@ const FORGET_EVERY: Duration = Duration::from_secs(600);
 
 /// Runs until told to stop.
 pub async fn run(settings: Settings) -> Result<()> {
-    let parts = Parts::new(settings);
-    let pipelines = parts.pipelines()?;
-    let mut crew = Crew::new()?;
-    let (jobs, log, objects) = (parts.jobs().await?, parts.log().await?, parts.objects()?);
-    if parts.settings().migrate {
-        jobs.migrate().await?;
-        log.create_topics().await?;
-    }
-    let registry = Registry::new();
-    let listener = listen(parts.settings().telemetry.listen).await?;
-    let asked = jobs.clone();
+    let Start { parts, mut crew, registry, shared } = Start::new(settings, Vec::new()).await?;
+    let asked = shared.jobs.clone();
     let readiness = Readiness::default().with("database", move || {
         let jobs = asked.clone();
         async move { jobs.ping().await }
     });
-    crew.back("metrics", serve(listener, registry.clone(), readiness, crew.stop_back.clone()));
-    add_relay(&mut crew, &jobs, &log);
-    add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, Vec::new())?;
-    add_fetcher(&mut crew, &parts, &registry, Shared { pipelines, jobs, log, objects })?;
+    add_metrics(&mut crew, &parts, &registry, readiness).await?;
+    add_fetcher(&mut crew, &parts, &registry, shared)?;
     crew.work().await
 }
 

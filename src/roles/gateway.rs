@@ -13,32 +13,22 @@ use tidemill_query::Workers;
 use tokio::net::TcpListener;
 
 use super::postgres::{add_wire, listen_wire};
-use super::{NOTIFIERS, PROCESSORS, Shared, add_relay, add_watch, listen};
+use super::{NOTIFIERS, PROCESSORS, Shared, Start, listen};
 use crate::crew::Crew;
 use crate::parts::Parts;
 use crate::settings::Settings;
 
 /// Runs until told to stop.
 pub async fn run(settings: Settings) -> Result<()> {
-    let parts = Parts::new(settings);
-    let pipelines = parts.pipelines()?;
-    let mut crew = Crew::new()?;
-    let (jobs, log, objects) = (parts.jobs().await?, parts.log().await?, parts.objects()?);
-    if parts.settings().migrate {
-        jobs.migrate().await?;
-        log.create_topics().await?;
-    }
-    let registry = Registry::new();
+    let Start { parts, mut crew, registry, shared } =
+        Start::new(settings, vec![PROCESSORS, NOTIFIERS]).await?;
     let listener = listen(parts.settings().gateway.listen).await?;
     let wire = listen_wire(parts.settings()).await?;
-    add_relay(&mut crew, &jobs, &log);
-    add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, vec![PROCESSORS, NOTIFIERS])?;
     let workers = parts.workers()?;
     workers.warm_up().await?;
     if let Some(listener) = wire {
-        add_wire(&mut crew, &parts, listener, Users::new(&jobs), Arc::clone(&pipelines), workers.clone())?;
+        add_wire(&mut crew, &parts, listener, &shared, workers.clone())?;
     }
-    let shared = Shared { pipelines, jobs, log, objects };
     add_gateway(&mut crew, &parts, &registry, listener, workers, shared)?;
     crew.work().await
 }

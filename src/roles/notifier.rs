@@ -17,11 +17,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::{NOTIFIERS, add_watch, listen};
+use super::{NOTIFIERS, add_metrics, add_watch};
 use crate::crew::Crew;
 use crate::parts::Parts;
 use crate::settings::Settings;
-use crate::telemetry::{Readiness, serve as serve_metrics};
+use crate::telemetry::Readiness;
 
 pub use tell::Teller;
 
@@ -44,13 +44,12 @@ pub async fn run(settings: Settings) -> Result<()> {
         log.create_topics().await?;
     }
     let registry = Registry::new();
-    let listener = listen(parts.settings().telemetry.listen).await?;
     let asked = Arc::clone(&log);
     let readiness = Readiness::default().with("broker", move || {
         let log = Arc::clone(&asked);
         async move { log.ping().await }
     });
-    crew.back("metrics", serve_metrics(listener, registry.clone(), readiness, crew.stop_back.clone()));
+    add_metrics(&mut crew, &parts, &registry, readiness).await?;
     add_watch(&mut crew, &parts, &registry, None, &log, vec![NOTIFIERS])?;
     add_notifier(&mut crew, &parts, &registry, pipelines, log)?;
     crew.work().await

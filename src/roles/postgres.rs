@@ -13,7 +13,7 @@ use tidemill_query::wire::{Accounts, AccountsError, Wire, WireSettings};
 use tidemill_query::{Visible, Workers};
 use tokio::net::TcpListener;
 
-use super::listen;
+use super::{Shared, listen};
 use crate::crew::Crew;
 use crate::parts::Parts;
 use crate::settings::Settings;
@@ -49,8 +49,7 @@ pub fn add_wire(
     crew: &mut Crew,
     parts: &Parts,
     listener: TcpListener,
-    users: Users,
-    pipelines: Arc<PipelineSet>,
+    shared: &Shared,
     workers: Workers,
 ) -> Result<()> {
     let postgres = &parts.settings().postgres;
@@ -64,7 +63,8 @@ pub fn add_wire(
         decoy_secret: secret.expose().as_bytes().to_vec(),
         ..WireSettings::default()
     };
-    let wire = Wire::new(settings, Arc::new(GatewayUsers { users, pipelines }), workers)?;
+    let users = GatewayUsers { users: Users::new(&shared.jobs), pipelines: Arc::clone(&shared.pipelines) };
+    let wire = Wire::new(settings, Arc::new(users), workers)?;
     let stop = crew.stop.clone();
     crew.front("postgres wire", async move { wire.serve(listener, stop).await });
     Ok(())

@@ -6,18 +6,18 @@ use std::time::Duration;
 use anyhow::Result;
 use object_store::ObjectStore;
 use prometheus::{IntCounterVec, Opts, Registry};
-use tidemill_jobs::{EventLog, JobStore, Sweeper, Swept};
+use tidemill_jobs::{JobStore, Sweeper, Swept};
 use tidemill_processor::{Metrics, ProcessorParts};
 use tidemill_sinks::{Lake, Sink};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::gateway::reach;
-use super::{PROCESSORS, Shared, add_relay, add_watch, endless, listen, worker_name};
+use super::{PROCESSORS, Shared, Start, add_metrics, endless, worker_name};
 use crate::crew::Crew;
 use crate::parts::Parts;
 use crate::settings::Settings;
-use crate::telemetry::{Readiness, serve};
+use crate::telemetry::Readiness;
 
 /// How often objects without a job are looked for: they are rare, and listing a bucket costs.
 const ORPHANS_EVERY: Duration = Duration::from_secs(3600);
@@ -26,23 +26,11 @@ const ORPHANS_OLDER_THAN: Duration = Duration::from_secs(24 * 3600);
 
 /// Runs until told to stop.
 pub async fn run(settings: Settings) -> Result<()> {
-    let parts = Parts::new(settings);
-    let pipelines = parts.pipelines()?;
-    let mut crew = Crew::new()?;
-    let (jobs, log, objects) = (parts.jobs().await?, parts.log().await?, parts.objects()?);
-    let sink = parts.sink().await?;
-    if parts.settings().migrate {
-        jobs.migrate().await?;
-        log.create_topics().await?;
-        sink.migrate().await?;
-    }
-    let registry = Registry::new();
-    let listener = listen(parts.settings().telemetry.listen).await?;
-    let readiness = readiness(&jobs, &log, &objects, &sink);
-    crew.back("metrics", serve(listener, registry.clone(), readiness, crew.stop_back.clone()));
-    add_relay(&mut crew, &jobs, &log);
-    add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, vec![PROCESSORS])?;
-    add_processor(&mut crew, &parts, &registry, Shared { pipelines, jobs, log, objects }, sink)?;
+    let start = Start::new(settings, vec![PROCESSORS]).await?;
+    let sink = start.sink().await?;
+    let Start { parts, mut crew, registry, shared } = start;
+    add_metrics(&mut crew, &parts, &registry, readiness(&shared, &sink)).await?;
+    add_processor(&mut crew, &parts, &registry, shared, sink)?;
     crew.work().await
 }
 
@@ -114,13 +102,8 @@ async fn sweep_orphans(objects: Arc<dyn ObjectStore>, jobs: JobStore, stop: Canc
     }
 }
 
-fn readiness(
-    jobs: &JobStore,
-    log: &Arc<dyn EventLog>,
-    objects: &Arc<dyn ObjectStore>,
-    sink: &Arc<dyn Sink>,
-) -> Readiness {
-    let (jobs, log, objects, sink) = (jobs.clone(), Arc::clone(log), Arc::clone(objects), Arc::clone(sink));
+fn readiness(shared: &Shared, sink: &Arc<dyn Sink>) -> Readiness {
+    let (Shared { jobs, log, objects, .. }, sink) = (shared.clone(), Arc::clone(sink));
     Readiness::default()
         .with("database", move || {
             let jobs = jobs.clone();
