@@ -3,14 +3,15 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../tests/servers/bucket.rs"]
+mod bucket;
+
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use futures::TryStreamExt;
-use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
-use object_store::prefix::PrefixStore;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -41,18 +42,8 @@ impl Place {
     }
 
     async fn on_s3() -> Self {
-        let variable = |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
-        let store = AmazonS3Builder::new()
-            .with_endpoint(variable("TIDEMILL_TEST_S3_URL"))
-            .with_bucket_name(variable("TIDEMILL_TEST_S3_BUCKET"))
-            .with_access_key_id(variable("TIDEMILL_TEST_S3_KEY"))
-            .with_secret_access_key(variable("TIDEMILL_TEST_S3_SECRET"))
-            .with_region("us-east-1")
-            .with_allow_http(true)
-            .build()
-            .unwrap();
-        let prefix = format!("collect-{}", JobId::new());
-        Self::with(tempfile::tempdir().unwrap(), Arc::new(PrefixStore::new(store, prefix))).await
+        let objects = bucket::folder(format!("collect-{}", JobId::new()));
+        Self::with(tempfile::tempdir().unwrap(), Arc::new(objects)).await
     }
 
     async fn with(folder: TempDir, objects: Arc<dyn ObjectStore>) -> Self {

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../tests/servers/bucket.rs"]
+mod bucket;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -10,7 +13,6 @@ use std::time::{Duration, SystemTime};
 use bytes::Bytes;
 use chrono::Utc;
 use futures::{StreamExt, TryStreamExt, stream};
-use object_store::aws::AmazonS3Builder;
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
@@ -225,20 +227,7 @@ async fn the_sweeper_deletes_old_objects_without_a_job_and_nothing_else() {
 
 /// A folder of its own in the bucket of the S3 server that `tests/servers` starts.
 async fn s3() -> (Place, Arc<dyn ObjectStore>) {
-    let setting =
-        |name: &str| std::env::var(name).unwrap_or_else(|_| panic!("{name} is not set; see CONTRIBUTING.md"));
-    let bucket = AmazonS3Builder::new()
-        .with_endpoint(setting("TIDEMILL_TEST_S3_URL"))
-        .with_access_key_id(setting("TIDEMILL_TEST_S3_KEY"))
-        .with_secret_access_key(setting("TIDEMILL_TEST_S3_SECRET"))
-        .with_bucket_name(setting("TIDEMILL_TEST_S3_BUCKET"))
-        .with_region("us-east-1")
-        .with_allow_http(true)
-        .with_virtual_hosted_style_request(false)
-        .build()
-        .unwrap();
-    let prefix = format!("landing-test-{}", JobId::new());
-    let objects: Arc<dyn ObjectStore> = Arc::new(object_store::prefix::PrefixStore::new(bucket, prefix));
+    let objects: Arc<dyn ObjectStore> = Arc::new(bucket::folder(format!("landing-test-{}", JobId::new())));
     (Place::with(tempfile::tempdir().unwrap(), objects.clone()).await, objects)
 }
 

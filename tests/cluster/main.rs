@@ -5,6 +5,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
+#[path = "../servers/bucket.rs"]
+mod bucket;
 mod deaths;
 mod delayed;
 mod exact;

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::StreamExt;
-use object_store::aws::AmazonS3Builder;
-use object_store::prefix::PrefixStore;
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, Column, Row};
 use tidemill_sinks::{Lake, Sink};
+
+use crate::bucket;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -134,17 +134,7 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
 
     /// The rows of a table of the lake.
     pub async fn lake_rows(&self, table: &str) -> usize {
-        let store = AmazonS3Builder::new()
-            .with_bucket_name(variable("TIDEMILL_TEST_S3_BUCKET"))
-            .with_endpoint(variable("TIDEMILL_TEST_S3_URL"))
-            .with_region("us-east-1")
-            .with_access_key_id(variable("TIDEMILL_TEST_S3_KEY"))
-            .with_secret_access_key(variable("TIDEMILL_TEST_S3_SECRET"))
-            .with_virtual_hosted_style_request(false)
-            .with_allow_http(true)
-            .build()
-            .unwrap();
-        let lake = Lake::new(Arc::new(PrefixStore::new(store, self.name.as_str())));
+        let lake = Lake::new(Arc::new(bucket::folder(self.name.as_str())));
         let batches = lake.scan(&table.parse().unwrap(), &[]).await.unwrap();
         batches.map(|batch| batch.unwrap().num_rows()).fold(0, async |all, rows| all + rows).await
     }

@@ -4,6 +4,8 @@
 // A test's helpers fail like the test itself.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../../tests/servers/bucket.rs"]
+mod bucket;
 mod decides_once;
 mod lake;
 mod mysql;

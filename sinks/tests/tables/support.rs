@@ -4,14 +4,13 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::bucket;
 use crate::decides_once::DecidesOnce;
 use futures::FutureExt;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
-use object_store::aws::AmazonS3Builder;
+use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
-use object_store::prefix::PrefixStore;
-use object_store::{ClientOptions, ObjectStore};
 use tidemill_sinks::{Lake, MySqlSink, Sink, SinkLimits, SqliteSink};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -118,18 +117,8 @@ pub async fn on_folder_lake(test: impl AsyncFnOnce(&Place)) {
 /// A lake below a prefix of its own in the bucket of the test server.
 pub async fn on_s3_lake(test: impl AsyncFnOnce(&Place)) {
     let nth = NEXT.fetch_add(1, Ordering::Relaxed);
-    let store = AmazonS3Builder::new()
-        .with_bucket_name(variable("TIDEMILL_TEST_S3_BUCKET"))
-        .with_endpoint(variable("TIDEMILL_TEST_S3_URL"))
-        .with_region("us-east-1")
-        .with_access_key_id(variable("TIDEMILL_TEST_S3_KEY"))
-        .with_secret_access_key(variable("TIDEMILL_TEST_S3_SECRET"))
-        .with_virtual_hosted_style_request(false)
-        .with_client_options(ClientOptions::new().with_allow_http(true))
-        .build()
-        .unwrap();
-    let prefix = format!("lakes/{}_{nth}", std::process::id());
-    on_lake(Arc::new(DecidesOnce::new(PrefixStore::new(store, prefix))), test).await;
+    let folder = bucket::folder(format!("lakes/{}_{nth}", std::process::id()));
+    on_lake(Arc::new(DecidesOnce::new(folder)), test).await;
 }
 
 async fn on_lake(objects: Arc<dyn ObjectStore>, test: impl AsyncFnOnce(&Place)) {
