@@ -64,7 +64,7 @@ pub enum SlotAnswer {
 
 impl JobStore {
     /// Asks for a slot: a new one, or one that was left behind. One that failed is given again only to who
-    /// asks for it with `again`, as a new run.
+    /// asks for it with `again`, as a new run; the pages of the failed one are forgotten.
     pub async fn claim_slot(
         &self,
         schedule: &str,
@@ -90,17 +90,18 @@ impl JobStore {
             return Ok(SlotAnswer::Held { until: at });
         };
         let former = found.run_id.to_string();
-        let (statement, values) = match found.status.as_str() {
+        let write = match found.status.as_str() {
             "done" => return Ok(SlotAnswer::Done(found.run_id)),
             "failed" if !again => return Ok(SlotAnswer::Failed(found.error.unwrap_or_default())),
-            "failed" => (AGAIN, values![run_id, worker, until, micros(at), former]),
+            "failed" => Write::new(AGAIN, values![run_id, worker, until, micros(at), former.as_str()])
+                .and("DELETE FROM tidemill_pages WHERE run_id = ?", values![former]),
             _ if found.lease_until > at => return Ok(SlotAnswer::Held { until: found.lease_until }),
             _ => {
                 (claim.run_id, claim.attempt) = (found.run_id, found.attempt + 1);
-                (TAKE_OVER, values![worker, until, former, found.attempt, micros(at)])
+                Write::new(TAKE_OVER, values![worker, until, former, found.attempt, micros(at)])
             }
         };
-        let taken = self.commit("claim a slot", &Write::new(statement, values)).await?;
+        let taken = self.commit("claim a slot", &write).await?;
         Ok(if taken { SlotAnswer::Claimed(claim) } else { SlotAnswer::Held { until: at } })
     }
 

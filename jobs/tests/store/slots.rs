@@ -125,12 +125,14 @@ async fn a_slot_that_is_let_go_is_taken_at_once(db: Database) {
 
 async fn a_slot_that_is_done_or_failed_is_not_given_again(db: Database) {
     let claim = claimed(&db.store, LEASE).await;
+    assert!(db.store.note_pages(&claim, &[], &[page(0, "a")]).await.unwrap());
     assert!(fail(&db.store, &claim).await);
     assert_eq!(ask(&db.store, LEASE).await, SlotAnswer::Failed("the API is away".to_owned()));
     let again = db.store.claim_slot("fetch:sales", noon(), "worker", LEASE, true).await.unwrap();
     let SlotAnswer::Claimed(again) = again else { panic!("{again:?}") };
     assert_eq!(again.attempt, 1);
     assert_ne!(again.run_id, claim.run_id, "a failed run is begun anew");
+    assert!(db.store.pages(claim.run_id).await.unwrap().is_empty());
     assert!(!db.store.hold_slot(&claim).await.unwrap());
     assert!(db.store.end_slot(&again).await.unwrap());
     assert_eq!(ask(&db.store, LEASE).await, SlotAnswer::Done(again.run_id));

@@ -185,7 +185,7 @@ fn advice(finished: &FinishedNotice) -> &'static str {
         }
         (Ending::Success, _) => "Nothing is left to do.",
         (Ending::Failed, Some(_)) if is_fetch => {
-            "Nothing was written. Once the cause is mended, `tidemill fetch` fetches it again."
+            "Nothing was written. Once the cause is mended, `tidemill fetch PIPELINE --slot TIME` fetches it again."
         }
         (Ending::Failed, None | Some(Blame::Sender)) => {
             "Nothing was written. Mend the file and send it again."
@@ -318,7 +318,11 @@ mod tests {
         for blame in [Blame::Sender, Blame::Author, Blame::Operator, Blame::World] {
             let cause = NoticeCause { code: "fetch_failed".into(), message: "status 500".into(), blame };
             let mail = told(&FinishedNotice { status: Ending::Failed, error: Some(cause), ..finished() });
-            assert!(mail.text.contains("`tidemill fetch` fetches it again"), "{}", mail.text);
+            assert!(
+                mail.text.contains("`tidemill fetch PIPELINE --slot TIME` fetches it again"),
+                "{}",
+                mail.text
+            );
             assert!(!mail.text.contains("retried") && !mail.text.contains("send it"), "{}", mail.text);
         }
     }
