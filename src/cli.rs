@@ -352,8 +352,18 @@ records in = written + rejected + filtered. Exit status 1 when they do not add u
     },
     /// Push files and post a job over them, to run in the order of arrival
     Submit(SubmitArgs),
+    /// Print the refused records of a job as CSV: line, reason and raw text of each
+    Rejects {
+        /// Its id
+        id: String,
+    },
     /// Queue a failed job again
     Retry {
+        /// Its id
+        id: String,
+    },
+    /// Fail a job that waits or runs; what it has not committed is dropped
+    Cancel {
         /// Its id
         id: String,
     },
@@ -400,6 +410,11 @@ Examples:
         /// Take the password from the first line of stdin
         #[arg(long)]
         password_stdin: bool,
+    },
+    /// Remove a user; what the user sent stays
+    Remove {
+        /// Name of the user
+        name: String,
     },
     /// Allow a user to send to a pipeline, or to read all its jobs
     Grant(GrantArgs),

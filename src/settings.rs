@@ -2,7 +2,8 @@
 //!
 //! Sources in order, the later wins: `tidemill.toml` (or `--config FILE`), `TIDEMILL_*` variables, flags.
 //! Promise: every wrong setting of every source is told at once, with where it stands and what to write,
-//! before anything starts. `tidemill.example.toml` explains each field; a test keeps the two equal.
+//! before anything starts. `tidemill.example.toml` explains each field and is where its default stands; a test keeps
+//! it complete.
 
 mod check;
 mod files;
@@ -26,9 +27,12 @@ pub use secret::Secret;
 pub use tidemill_sinks::notice::SmtpTls;
 pub use units::{ByteSize, Span};
 
+/// Explains each setting, and shows its default.
+const DEFAULTS: &str = include_str!("../tidemill.example.toml");
+
 /// All settings of an installation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Settings {
     /// Folder of the embedded parts: what the sections below do not name is kept there.
     pub data: Option<PathBuf>,
@@ -64,7 +68,7 @@ pub struct Settings {
 
 /// The database of jobs and users.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Database {
     /// `mysql://user:password@host/database` or `sqlite:///path`.
     pub url: Option<Secret>,
@@ -76,7 +80,7 @@ pub struct Database {
 
 /// The database of the sinks' tables.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Tables {
     /// As `database.url`, which is used when this is missing.
     pub url: Option<Secret>,
@@ -92,7 +96,7 @@ pub struct Tables {
 
 /// The object store.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Objects {
     /// `s3://bucket/prefix` or `file:///folder`.
     pub url: Option<String>,
@@ -118,7 +122,7 @@ pub struct Objects {
 
 /// The broker.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Broker {
     /// Kafka's bootstrap servers, `host:port` parted by commas.
     pub servers: Option<String>,
@@ -129,14 +133,16 @@ pub struct Broker {
     /// Copies of each record on Kafka.
     pub replication: u32,
     /// Further settings of librdkafka, such as `security.protocol`.
+    #[serde(default)]
     pub client: BTreeMap<String, Secret>,
     /// Files that hold settings of librdkafka, such as `sasl.password`.
+    #[serde(default)]
     pub client_files: BTreeMap<String, PathBuf>,
 }
 
 /// The HTTP surface.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Gateway {
     /// Address and port to listen on.
     pub listen: SocketAddr,
@@ -162,7 +168,7 @@ pub struct Gateway {
 
 /// The Postgres wire, which the gateway serves beside HTTP.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Postgres {
     /// Address and port to listen on; missing means off, but in `dev`.
     pub listen: Option<SocketAddr>,
@@ -180,7 +186,7 @@ pub struct Postgres {
 
 /// The role that runs pipelines.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Processor {
     /// Jobs at the same time in one process.
     pub concurrency: u32,
@@ -210,7 +216,7 @@ pub struct Processor {
 
 /// The role that does what schedules make due.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Fetcher {
     /// Runs at the same time in one process.
     pub runs: u32,
@@ -223,14 +229,16 @@ pub struct Fetcher {
     /// How long the page ledger keeps the pages of a run that ended.
     pub keep_pages: Span,
     /// Secrets by the names that pipeline files use.
+    #[serde(default)]
     pub secrets: BTreeMap<String, Secret>,
     /// Files that hold such secrets.
+    #[serde(default)]
     pub secrets_files: BTreeMap<String, PathBuf>,
 }
 
 /// SQL over the results.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Query {
     /// As `tables.url`, which is used when this is missing, with an account that may only read.
     pub tables_url: Option<Secret>,
@@ -254,7 +262,7 @@ pub struct Query {
 
 /// The role that sends notices.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Notifier {
     /// Folder for mail as `.eml` files, instead of a mail server.
     pub outbox: Option<PathBuf>,
@@ -269,8 +277,10 @@ pub struct Notifier {
     /// Longest wait for the answer of a webhook.
     pub webhook_timeout: Span,
     /// Secrets by name, for the signatures of webhooks.
+    #[serde(default)]
     pub secrets: BTreeMap<String, Secret>,
     /// Files that hold secrets, by name.
+    #[serde(default)]
     pub secrets_files: BTreeMap<String, PathBuf>,
     /// The mail server.
     pub smtp: Smtp,
@@ -278,7 +288,7 @@ pub struct Notifier {
 
 /// The mail server.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Smtp {
     /// Name or address of the server.
     pub host: Option<String>,
@@ -302,7 +312,7 @@ pub struct Smtp {
 
 /// Logs and metrics.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(deny_unknown_fields)]
 pub struct Telemetry {
     /// Which events are logged: `info`, or as `warn,tidemill=debug`.
     pub log: String,
@@ -328,186 +338,7 @@ pub enum LogFormat {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            data: None,
-            pipelines: PathBuf::from("pipelines"),
-            migrate: true,
-            connect_wait: Span::seconds(120),
-            database: Database::default(),
-            tables: Tables::default(),
-            objects: Objects::default(),
-            broker: Broker::default(),
-            gateway: Gateway::default(),
-            postgres: Postgres::default(),
-            processor: Processor::default(),
-            fetcher: Fetcher::default(),
-            query: Query::default(),
-            notifier: Notifier::default(),
-            telemetry: Telemetry::default(),
-        }
-    }
-}
-
-impl Default for Database {
-    fn default() -> Self {
-        Self { url: None, url_file: None, connections: 10 }
-    }
-}
-
-impl Default for Tables {
-    fn default() -> Self {
-        Self { url: None, url_file: None, connections: 8, local_infile: true, lock_wait: Span::seconds(50) }
-    }
-}
-
-impl Default for Objects {
-    fn default() -> Self {
-        Self {
-            url: None,
-            endpoint: None,
-            region: None,
-            access_key: None,
-            access_key_file: None,
-            secret_key: None,
-            secret_key_file: None,
-            allow_http: false,
-            presign: true,
-            public_endpoint: None,
-        }
-    }
-}
-
-impl Default for Broker {
-    fn default() -> Self {
-        Self {
-            servers: None,
-            topic_prefix: "tidemill".to_owned(),
-            partitions: 12,
-            replication: 1,
-            client: BTreeMap::new(),
-            client_files: BTreeMap::new(),
-        }
-    }
-}
-
-impl Default for Gateway {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            public_url: None,
-            jwt_secret: None,
-            jwt_secret_file: None,
-            token_lifetime: Span::seconds(8 * 3600),
-            connections_max: 1024,
-            uploads_max: 32,
-            request_timeout: Span::seconds(45),
-            upload_idle: Span::seconds(60),
-            drain: Span::seconds(25),
-        }
-    }
-}
-
-impl Default for Postgres {
-    fn default() -> Self {
-        Self {
-            listen: None,
-            certificate: None,
-            key: None,
-            connections_max: 100,
-            user_connections_max: 20,
-            idle: Span::seconds(30 * 60),
-        }
-    }
-}
-
-impl Default for Processor {
-    fn default() -> Self {
-        Self {
-            concurrency: 2,
-            memory: ByteSize::mib(128),
-            spill_dir: None,
-            batch_rows: 8192,
-            record_max: ByteSize::mib(1),
-            document_max: ByteSize::mib(64),
-            raw_max: ByteSize::kib(64),
-            lookup_rows_max: 2_000_000,
-            job_limit: Span::seconds(15 * 60),
-            lease: Span::seconds(60),
-            retries_max: 1,
-            drain: Span::seconds(20),
-        }
-    }
-}
-
-impl Default for Fetcher {
-    fn default() -> Self {
-        Self {
-            runs: 4,
-            allow: Vec::new(),
-            run_limit: Span::seconds(3600),
-            lease: Span::seconds(60),
-            keep_pages: Span::seconds(30 * 24 * 3600),
-            secrets: BTreeMap::new(),
-            secrets_files: BTreeMap::new(),
-        }
-    }
-}
-
-impl Default for Query {
-    fn default() -> Self {
-        Self {
-            tables_url: None,
-            tables_url_file: None,
-            timeout: Span::seconds(30),
-            memory: ByteSize::mib(512),
-            statements_max: 4,
-            statements_per_user_max: 2,
-            queue_wait: Span::seconds(5),
-            warm: 1,
-            threads: 2,
-        }
-    }
-}
-
-impl Default for Notifier {
-    fn default() -> Self {
-        Self {
-            outbox: None,
-            default_domain: None,
-            concurrency: 16,
-            give_up_after: Span::seconds(24 * 3600),
-            webhook_allow: Vec::new(),
-            webhook_timeout: Span::seconds(15),
-            secrets: BTreeMap::new(),
-            secrets_files: BTreeMap::new(),
-            smtp: Smtp::default(),
-        }
-    }
-}
-
-impl Default for Smtp {
-    fn default() -> Self {
-        Self {
-            host: None,
-            port: None,
-            tls: SmtpTls::Starttls,
-            user: None,
-            password: None,
-            password_file: None,
-            from: "Tidemill <tidemill@localhost>".to_owned(),
-            timeout: Span::seconds(30),
-            ca_file: None,
-        }
-    }
-}
-
-impl Default for Telemetry {
-    fn default() -> Self {
-        Self {
-            log: "info".to_owned(),
-            format: LogFormat::Auto,
-            listen: SocketAddr::from(([127, 0, 0, 1], 9464)),
-            poll: Span::seconds(5),
-        }
+        #[expect(clippy::expect_used, reason = "the file is part of the binary, and tests read it")]
+        toml::from_str(DEFAULTS).expect("tidemill.example.toml holds every setting that has a default")
     }
 }

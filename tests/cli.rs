@@ -228,6 +228,8 @@ fn users_are_made_and_allowed_on_the_command_line() {
     assert_eq!(listed["users"][0]["grants"][0]["permission"], "send", "{listed}");
     expect(0, folder.path(), &user_command(&["revoke", "ana", "departments", "send"]));
     expect(1, folder.path(), &user_command(&["revoke", "ana", "departments", "send"]));
+    expect(0, folder.path(), &user_command(&["remove", "ana"]));
+    expect(1, folder.path(), &user_command(&["remove", "ana"]));
 }
 
 #[test]

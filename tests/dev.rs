@@ -58,7 +58,8 @@ impl Dev {
             std::fs::File::options().create(true).append(true).open(data.with_extension("log")).unwrap();
         let mut child = tidemill(data, pipelines)
             .args(["dev", "--listen", "127.0.0.1:0"])
-            .args(["--set", "processor.lease=3s", "--set", "processor.retries_max=20"])
+            // A start takes over what the killed one had in hand, however long its leases.
+            .args(["--set", "processor.lease=1h", "--set", "processor.retries_max=20"])
             .env("TIDEMILL_ADMIN_PASSWORD", PASSWORD)
             .stdout(Stdio::piped())
             .stderr(log)
@@ -166,6 +167,10 @@ async fn the_employees_go_up_and_table_rejects_and_mail_come_out() {
 
     let rejects = dev.get(&format!("/v1/jobs/{id}/rejects")).await.text().await.unwrap();
     assert_eq!(short(&rejects), expected_rejects());
+    let printed = tidemill(&data, &pipelines).args(["jobs", "rejects", &id]).output().unwrap();
+    assert_eq!(String::from_utf8(printed.stdout).unwrap(), rejects);
+    let refused = tidemill(&data, &pipelines).args(["jobs", "cancel", &id]).output().unwrap();
+    assert_eq!(refused.status.code(), Some(1), "a job that has ended was cancelled");
 
     let mail = mail_about(&id, &data.join("outbox")).await;
     assert!(mail.contains("To: admin@localhost") && mail.contains("hired_employees"), "{mail}");

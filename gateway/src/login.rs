@@ -51,7 +51,7 @@ pub(crate) async fn login(
     let user = shared.users.verify(&name, password).await?;
     let user = user.ok_or_else(|| Problem::bad_credentials("user or password is wrong"))?;
     tracing::Span::current().record("user", user.name.as_str());
-    let made = shared.tokens.make(&user.name, user.is_admin);
+    let made = shared.tokens.make(&user);
     let (token, expires_in) = made.map_err(|error| Problem::internal(&error))?;
     Ok(Json(Login { token, token_type: "Bearer", expires_in }))
 }

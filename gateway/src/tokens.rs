@@ -10,7 +10,7 @@ use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
-use crate::{GatewaySettings, SetupError};
+use crate::{GatewaySettings, SetupError, User};
 
 /// HMAC-SHA-256 is as strong as its key only up to 32 bytes (RFC 7518, section 3.2).
 const SECRET_BYTES_MIN: usize = 32;
@@ -28,6 +28,8 @@ pub(crate) struct Claims {
     pub(crate) iss: String,
     pub(crate) aud: String,
     pub(crate) admin: bool,
+    /// The user's [`User::password_mark`] when it was made: a new password ends all tokens made before it.
+    pub(crate) pwd: String,
 }
 
 /// Makes and checks tokens.
@@ -64,17 +66,18 @@ impl Tokens {
     }
 
     /// A token for this user, and the seconds for which it is valid.
-    pub(crate) fn make(&self, user: &str, admin: bool) -> Result<(String, u64), jsonwebtoken::errors::Error> {
+    pub(crate) fn make(&self, user: &User) -> Result<(String, u64), jsonwebtoken::errors::Error> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let lifetime = self.lifetime.as_secs();
         let claims = Claims {
-            sub: user.to_owned(),
+            sub: user.name.clone(),
             iat: now,
             nbf: now,
             exp: now.saturating_add(lifetime),
             iss: self.issuer.clone(),
             aud: self.audience.clone(),
-            admin,
+            admin: user.is_admin,
+            pwd: user.password_mark.clone(),
         };
         Ok((jsonwebtoken::encode(&Header::default(), &claims, &self.signing)?, lifetime))
     }
@@ -102,12 +105,23 @@ mod tests {
         GatewaySettings::new(secret.to_owned().into())
     }
 
+    fn ann(is_admin: bool) -> User {
+        let password_mark = "a mark".to_owned();
+        User {
+            name: "ann".to_owned(),
+            is_admin,
+            created_at: Default::default(),
+            grants: Vec::new(),
+            password_mark,
+        }
+    }
+
     const SECRET: &str = "0123456789abcdef0123456789abcdef";
 
     #[test]
     fn a_token_comes_back_as_it_was_made() {
         let tokens = Tokens::new(&settings(SECRET)).unwrap();
-        let (token, seconds) = tokens.make("ann", true).unwrap();
+        let (token, seconds) = tokens.make(&ann(true)).unwrap();
         let claims = tokens.check(&token).unwrap();
         assert_eq!((claims.sub.as_str(), claims.admin, claims.exp - claims.iat), ("ann", true, seconds));
     }
@@ -127,7 +141,7 @@ mod tests {
         others[0].token_issuer = "elsewhere".to_owned();
         others[1].token_audience = "elsewhere".to_owned();
         for (other, word) in others.iter().zip(["issuer", "audience", "made here"]) {
-            let (token, _) = Tokens::new(other).unwrap().make("ann", true).unwrap();
+            let (token, _) = Tokens::new(other).unwrap().make(&ann(true)).unwrap();
             let refused = tokens.check(&token).unwrap_err();
             assert!(refused.contains(word), "{refused}");
         }
@@ -136,7 +150,7 @@ mod tests {
     #[test]
     fn a_token_without_signature_or_with_another_algorithm_is_refused() {
         let tokens = Tokens::new(&settings(SECRET)).unwrap();
-        let (token, _) = tokens.make("ann", false).unwrap();
+        let (token, _) = tokens.make(&ann(false)).unwrap();
         let parts: Vec<&str> = token.split('.').collect();
         // {"alg":"none","typ":"JWT"}
         let unsigned = format!("eyJhbGciOiJub25lIiwidHlwIjoiSldUIn0.{}.", parts[1]);
@@ -153,7 +167,7 @@ mod tests {
     #[test]
     fn a_token_is_refused_before_and_after_its_time() {
         let tokens = Tokens::new(&settings(SECRET)).unwrap();
-        let (token, _) = tokens.make("ann", false).unwrap();
+        let (token, _) = tokens.make(&ann(false)).unwrap();
         let good = tokens.check(&token).unwrap();
         let key = EncodingKey::from_secret(SECRET.as_bytes());
         let past = Claims { exp: good.iat - 60, ..good.clone() };

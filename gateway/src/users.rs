@@ -145,6 +145,8 @@ pub struct User {
     pub created_at: DateTime<Utc>,
     /// What a user who is no admin may do.
     pub grants: Vec<Grant>,
+    /// Another one after each change of the password; tells nothing of it.
+    pub password_mark: String,
 }
 
 impl User {
@@ -213,7 +215,7 @@ impl Users {
         self.insert(name, &kept, is_admin).await
     }
 
-    /// Gives a user another password. Tokens made before stay valid until they expire.
+    /// Gives a user another password, which ends the tokens made before, within [`CACHE_AGE_MAX`].
     pub async fn set_password(&self, name: &str, password: SecretString) -> Result<(), UsersError> {
         let kept = self.passwords.keep(password).await?;
         self.update_password(name, &kept).await
@@ -243,9 +245,14 @@ impl Users {
 
     /// The user, at most [`CACHE_AGE_MAX`] old.
     pub async fn get_cached(&self, name: &str) -> Result<Option<Arc<User>>, UsersError> {
-        if let Some(user) = self.cached(name) {
-            return Ok(user);
+        match self.cached(name) {
+            Some(user) => Ok(user),
+            None => self.reread(name).await,
         }
+    }
+
+    /// The user as the database knows them now, which is remembered.
+    pub(crate) async fn reread(&self, name: &str) -> Result<Option<Arc<User>>, UsersError> {
         let user = self.get(name).await?.map(Arc::new);
         self.remember(name, user.clone());
         Ok(user)
@@ -286,7 +293,13 @@ mod tests {
             scope: Scope::parse(scope).unwrap(),
             permission: *permission,
         });
-        User { name: "ann".into(), is_admin, created_at: Utc::now(), grants: grants.collect() }
+        User {
+            name: "ann".into(),
+            is_admin,
+            created_at: Utc::now(),
+            grants: grants.collect(),
+            password_mark: String::new(),
+        }
     }
 
     #[test]

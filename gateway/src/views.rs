@@ -53,7 +53,7 @@ pub(crate) struct JobView {
     file_name: Option<String>,
     /// Bytes of all its objects.
     size_bytes: u64,
-    /// SHA-256 of the bytes; of a delayed job, of its request: keys, sizes, ETags, parameters.
+    /// SHA-256 of the bytes; of a delayed job, of the keys, sizes and ETags of its objects.
     content_sha256: String,
     /// What the pipeline's SQL sees as `$name`.
     #[schema(value_type = Object)]

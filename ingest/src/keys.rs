@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use tidemill_jobs::{Job, JobId};
+use tidemill_jobs::{Job, JobId, PUSHED_PREFIX};
 use tidemill_pipelines::PipelineName;
 use uuid::Uuid;
 
@@ -23,7 +23,7 @@ impl ObjectKey {
 
     /// A pushed object of an owner, `{pipeline}/{sender}`.
     pub(crate) fn pushed(owner: &str, id: Uuid, file: &str) -> Self {
-        Self(format!("pushed/{owner}/{id}/{file}"))
+        Self(format!("{PUSHED_PREFIX}{owner}/{id}/{file}"))
     }
 
     /// Its last part.

@@ -14,8 +14,7 @@ use futures::{Stream, StreamExt, stream};
 use object_store::signer::Signer;
 use object_store::{ObjectMeta, ObjectStoreExt};
 use reqwest::Method;
-use sha2::{Digest, Sha256};
-use tidemill_jobs::{JobId, Landed, NewJob};
+use tidemill_jobs::{Fingerprint, JobId, Landed, NewJob};
 use tidemill_pipelines::{Duplicates, Pipeline, PipelineName};
 use url::Url;
 use uuid::Uuid;
@@ -145,7 +144,7 @@ impl Landing {
                 _ => None,
             },
             size_bytes: found.iter().map(|meta| meta.size).sum(),
-            content_sha256: fingerprint(&found, &delayed.parameters),
+            content_sha256: fingerprint(&delayed.files, &found),
             pushed: delayed.files.iter().map(PushedKey::id).collect(),
             files: delayed.files.into_iter().map(|file| file.key.to_string()).collect(),
             parameters: delayed.parameters,
@@ -187,17 +186,12 @@ fn refuse(
     if keys.is_empty() { Ok(()) } else { Err(error(keys)) }
 }
 
-/// What tells one request from another under the same Idempotency-Key: the bytes of pushed objects do not pass
-/// through here, so their keys, sizes and ETags stand for them.
-fn fingerprint(found: &[ObjectMeta], parameters: &BTreeMap<String, serde_json::Value>) -> String {
-    let mut hash = Sha256::new();
-    for meta in found {
-        hash.update(format!("{} {} {:?}\n", meta.location, meta.size, meta.e_tag));
+fn fingerprint(files: &[PushedKey], found: &[ObjectMeta]) -> String {
+    let mut print = Fingerprint::default();
+    for (file, meta) in files.iter().zip(found) {
+        print.add(file.key.as_str(), meta.size, meta.e_tag.as_deref());
     }
-    for (name, value) in parameters {
-        hash.update(format!("{name}={value}\n"));
-    }
-    hex::encode(hash.finalize())
+    print.finish()
 }
 
 #[cfg(test)]

@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 use tidemill_pipelines::{Blame, PipelineName};
 use uuid::Uuid;
 
+use crate::PUSHED_PREFIX;
+
 /// Identifies a job everywhere: API, logs, events, object keys, ledger. A UUID of version 7 (sorts by time).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -137,7 +139,7 @@ pub struct Job {
     pub file_name: Option<String>,
     /// Bytes of all its objects.
     pub size_bytes: u64,
-    /// SHA-256 of the bytes, 64 hex digits; of a delayed job, of its request: keys, sizes, ETags, parameters.
+    /// SHA-256 of the bytes, 64 hex digits; of a delayed job, the [`crate::Fingerprint`] of its objects.
     pub content_sha256: String,
     /// What its SQL sees as `$name`, as it was given or by default.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
@@ -160,4 +162,11 @@ pub struct Job {
     /// Whether it runs in the order of arrival: after all earlier jobs of its pipeline that do.
     #[serde(skip_serializing, default)]
     pub takes_turns: bool,
+}
+
+impl Job {
+    /// Whether its objects were pushed to the store past the gateway.
+    pub fn is_of_pushed(&self) -> bool {
+        self.files_to_process.first().is_some_and(|key| key.starts_with(PUSHED_PREFIX))
+    }
 }

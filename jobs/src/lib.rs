@@ -9,6 +9,7 @@ mod event;
 mod job;
 pub mod life;
 mod log;
+mod pushed;
 mod relay;
 mod store;
 mod sweeper;
@@ -17,6 +18,7 @@ pub use error::{Error, Result};
 pub use event::{Event, EventKind, FinishedData, LandedData, RejectSample};
 pub use job::{Counts, Job, JobError, JobId, JobStatus};
 pub use log::{EmbeddedLog, EventLog, KafkaLog, KafkaSettings, PartitionLag, Record, Subscription, Topic};
+pub use pushed::{Fingerprint, PUSHED_PREFIX};
 pub use relay::Relay;
 pub use store::{
     Claim, Collection, FailedPage, JobFilter, JobPage, JobStore, Landed, LandedPage, NewJob, Outcome,

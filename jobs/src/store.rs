@@ -117,7 +117,7 @@ pub struct NewJob {
     pub file_name: Option<String>,
     /// Bytes of all objects.
     pub size_bytes: u64,
-    /// SHA-256 of the bytes, 64 hex digits; of a delayed job, of its request.
+    /// SHA-256 of the bytes, 64 hex digits; of a delayed job, the [`crate::Fingerprint`] of its objects.
     pub content_sha256: String,
     /// What its SQL sees as `$name`.
     pub parameters: BTreeMap<String, serde_json::Value>,

@@ -58,7 +58,8 @@ fn meaning(root: &Node, text: &str, problems: &mut Problems) -> Option<Pipeline>
     let source = source(root.field("source"), problems);
     let format = format::read(root.field("format"), problems);
     let collect = collect::read(root.field("collect"), name.as_ref(), problems);
-    let parameters = parameters::read(root.field("parameters"), problems);
+    let parameters =
+        parameters::read(root.field("parameters"), matches!(source, Some(Source::Http(_))), problems);
     let rejects = rejects(root.field("rejects"), problems);
     let work = match &format {
         Some(Format::File) => files(root, problems),

@@ -73,6 +73,11 @@ pub enum Error {
     /// A program failed on the file, or could not be run.
     #[error(transparent)]
     Program(#[from] ProgramFault),
+    /// The store holds other objects than those that the job was posted with.
+    #[error(
+        "a pushed object was overwritten after the job was posted; push again to a new place and post a new job"
+    )]
+    ObjectChanged,
     /// The object store refused or did not answer.
     #[error("failed to {action} object `{key}`")]
     Objects {
@@ -116,7 +121,8 @@ impl Error {
             Error::NoRecords { .. }
             | Error::OverErrorBudget { .. }
             | Error::CheckFailed { .. }
-            | Error::Parameters(_) => Blame::Sender,
+            | Error::Parameters(_)
+            | Error::ObjectChanged => Blame::Sender,
             Error::Plan(_) | Error::Sql(_) | Error::Lookup { .. } => Blame::Author,
             Error::Memory(_) | Error::File(_) | Error::TimedOut | Error::Broken(_) => Blame::Operator,
             Error::Objects { .. } | Error::Overtaken | Error::Stopping => Blame::World,
@@ -153,6 +159,7 @@ impl Error {
             Error::Sql(_) => "sql_failed",
             Error::Memory(_) => "out_of_memory",
             Error::Lookup { .. } => "lookup_failed",
+            Error::ObjectChanged => "object_changed",
             Error::Objects { .. } => "object_unavailable",
             Error::File(_) => "file_unreadable",
             Error::Sink(error) => error.code(),

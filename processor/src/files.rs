@@ -23,7 +23,7 @@ use tokio::io::AsyncReadExt;
 use crate::artifacts::{Artifact, ArtifactWriter, names};
 use crate::error::{Error, Result};
 use crate::limits::ProcessorLimits;
-use crate::read::read_object;
+use crate::read::read_bytes;
 use crate::report::Report;
 use crate::run::{Ended, allows_empty};
 use crate::serve::Shared;
@@ -43,8 +43,7 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     if job.files_to_process.len() > 1 {
         return Err(ProgramFault::ManyFiles { files: job.files_to_process.len() }.into());
     }
-    let key = job.files_to_process.first().cloned().unwrap_or_default();
-    let bytes = read_object(Arc::clone(&parts.objects), key);
+    let bytes = read_bytes(Arc::clone(&parts.objects), job);
     let made = make(pipeline, &parts.limits, bytes, file_name(job)).await?;
     shared.stage(pipeline, "program", started);
 

@@ -59,7 +59,7 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     shared.stage(pipeline, "open", started);
 
     let streaming = Instant::now();
-    let pieces = read_objects(Arc::clone(&parts.objects), job.files_to_process.clone());
+    let pieces = read_objects(Arc::clone(&parts.objects), job);
     let many = job.files_to_process.len() > 1;
     let (reject_file, take_reject) =
         RejectFile::start(Arc::clone(&parts.objects), rejects_key(job.job_id, attempt), many);

@@ -197,7 +197,7 @@ async fn count_records(
     bare.sinks.clear();
     bare.parameters.clear();
     bare.columns.iter_mut().for_each(|column| column.references = None);
-    let input = read_objects(Arc::clone(objects), job.files_to_process.clone());
+    let input = read_objects(Arc::clone(objects), job);
     let lookups = Lookups::Memory(Default::default());
     let ran = run_pieces(&bare, set, &lookups, limits, input, &mut |_| Ok(()), Box::new(|_| Ok(()))).await?;
     Ok(ran.counts.records_in)

@@ -10,8 +10,9 @@ pub const SQL_BYTES_MAX: usize = 64 << 10;
 pub const PARAMETER_BYTES_MAX: usize = 1 << 20;
 /// Most parameters of a statement; Postgres has 65,535.
 pub const PARAMETERS_MAX: usize = 1_000;
-/// Most operators and set operations of a statement: each may be one level of recursion in the engine.
-pub(crate) const OPERATORS_MAX: usize = 1_000;
+/// Most operators and set operations of a statement: each may be one level of recursion in the engine, and the time to plan
+/// a chain grows with the square of its length.
+pub(crate) const OPERATORS_MAX: usize = 300;
 /// Deepest nesting of brackets, subqueries and calls; the engine's own default.
 pub(crate) const NESTING_MAX: usize = 50;
 /// Most tables named in a statement, each time counted: each may be a connection and a level of recursion.

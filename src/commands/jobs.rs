@@ -1,13 +1,18 @@
 //! `tidemill jobs`: look at jobs, prove that their counts add up, queue failed ones again.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use chrono::SecondsFormat;
+use futures::TryStreamExt;
+use object_store::ObjectStoreExt;
 use serde_json::json;
+use tidemill_ingest::ObjectKey;
 use tidemill_jobs::{Job, JobFilter, JobId, JobStatus, JobStore};
 use tidemill_pipelines::{Pipeline, PipelineSet};
 use tidemill_processor::Verification;
+use tokio::io::AsyncWriteExt;
 
 use super::tables::table;
 use super::{job_store, pipeline, pipelines, print_json, print_text, status, submit};
@@ -33,10 +38,14 @@ pub async fn run(parts: &Parts, command: &JobsCommand, json: bool) -> Result<Exi
         }
         JobsCommand::Submit(args) => submit::run(args, json).await,
         JobsCommand::Verify { id } => verify(parts, id, json).await,
+        JobsCommand::Rejects { id } => rejects(parts, id).await,
         JobsCommand::Retry { id } => {
-            let jobs = job_store(parts).await?;
-            let job = jobs.retry(job_id(id)?).await?.with_context(|| format!("there is no job {id}"))?;
-            show(&job, json)
+            let job = job_store(parts).await?.retry(job_id(id)?).await?;
+            show(&job.with_context(|| format!("there is no job {id}"))?, json)
+        }
+        JobsCommand::Cancel { id } => {
+            let job = job_store(parts).await?.cancel(job_id(id)?).await?;
+            show(&job.with_context(|| format!("there is no job {id}"))?, json)
         }
     }
 }
@@ -90,6 +99,31 @@ fn show(job: &Job, json: bool) -> Result<ExitCode> {
         };
         print_text(&format!("{name:<18} {text}"));
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn rejects(parts: &Parts, id: &str) -> Result<ExitCode> {
+    let job = get(&job_store(parts).await?, id).await?;
+    ensure!(
+        job.status.has_ended(),
+        "job {id} is {}; its refused records stand once it has ended",
+        job.status.as_str()
+    );
+    if job.counts.records_rejected == 0 {
+        writeln!(std::io::stderr(), "no record was refused").ok();
+        return Ok(ExitCode::SUCCESS);
+    }
+    let key = ObjectKey::artifact(&job, "rejects.csv");
+    let object = parts.objects()?.get(&key.path()).await;
+    let mut bytes =
+        object.with_context(|| format!("failed to read object `{}`", key.as_str()))?.into_stream();
+    let mut out = tokio::io::stdout();
+    while let Some(bytes) = bytes.try_next().await? {
+        if out.write_all(&bytes).await.is_err() {
+            break; // the reader has seen enough, as `head` does
+        }
+    }
+    out.flush().await.ok();
     Ok(ExitCode::SUCCESS)
 }
 

@@ -30,6 +30,10 @@ pub async fn run(parts: &Parts, command: &UserCommand, json: bool) -> Result<Exi
             users.set_password(name, password.to_secrecy()).await?;
             told(name, "changed", made_here.then_some(&password), json)
         }
+        UserCommand::Remove { name } => {
+            users.remove(name).await?;
+            told(name, "removed", None, json)
+        }
         UserCommand::Grant(args) => {
             users.grant(&args.name, &grant(args)?).await?;
             told(&args.name, "granted", None, json)

@@ -49,6 +49,10 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     let sink = start.sink().await?;
     let Start { parts, mut crew, registry, shared } = start;
     let pipelines = Arc::clone(&shared.pipelines);
+    if parts.settings().database.url.is_none() {
+        // The folder is ours alone, so whoever held a lease in it is dead.
+        shared.jobs.end_leases().await?;
+    }
     let password = make_admin(&shared.jobs).await?;
 
     add_fetcher(&mut crew, &parts, &registry, shared.clone())?;

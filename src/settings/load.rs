@@ -240,11 +240,11 @@ impl Loader {
     }
 
     fn finish(mut self) -> Loaded {
-        let mut tree = Value::Object(Map::new());
+        let mut tree = self.known.clone();
         let mut origins = BTreeMap::new();
         for (path, given) in std::mem::take(&mut self.given) {
             let name = path.join(".");
-            match first_fitting(&path, &given.meanings) {
+            match first_fitting(&self.known, &path, &given.meanings) {
                 Ok(value) => put(&mut tree, &path, value),
                 Err(error) => {
                     let help = self.help_for(&path);
@@ -274,10 +274,10 @@ impl Loader {
 }
 
 /// The first meaning that can be read in this place, or why the last one cannot.
-fn first_fitting(path: &[String], meanings: &[Value]) -> Result<Value, String> {
+fn first_fitting(known: &Value, path: &[String], meanings: &[Value]) -> Result<Value, String> {
     let mut why = String::new();
     for value in meanings {
-        let mut tree = Value::Object(Map::new());
+        let mut tree = known.clone();
         put(&mut tree, path, value.clone());
         match Settings::deserialize(tree) {
             Ok(_) => return Ok(value.clone()),

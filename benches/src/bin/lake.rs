@@ -1,7 +1,7 @@
 //! Measures aggregates over all flights in the lake: the engine of the query workers on the Delta table, and
 //! DuckDB (by `lake_peers.py`) on the same Parquet files, in the same run, with the same answers.
 //!
-//! `cargo run --release -p tidemill-benches --bin lake [ROUNDS]`
+//! `make bench`, or `target/release/lake [ROUNDS]`
 
 use std::path::Path;
 use std::process::Command;

@@ -1,15 +1,21 @@
 //! The statements of [`Users`], the same on MySQL and SQLite. Names are compared exactly, whatever the collation.
 
 use chrono::{DateTime, Utc};
-use sqlx::Row;
+use sha2::{Digest, Sha256};
+use sqlx::{AssertSqlSafe, Row};
 
 use super::password::Kept;
 use super::{Grant, Permission, Scope, User, Users, UsersError, check_name};
 
+/// What [`read_user`] reads.
+const COLUMNS: &str = "name, password_hash, is_admin, created_at";
+/// Bytes of a password's mark: that two hashes share one does not happen.
+const MARK_BYTES: usize = 8;
+
 impl Users {
     /// The user with all grants, from the database.
     pub async fn get(&self, name: &str) -> Result<Option<User>, UsersError> {
-        let row = sqlx::query("SELECT name, is_admin, created_at FROM tidemill_users WHERE name = ?")
+        let row = sqlx::query(AssertSqlSafe(format!("SELECT {COLUMNS} FROM tidemill_users WHERE name = ?")))
             .bind(name.to_owned())
             .fetch_optional(self.jobs.pool())
             .await
@@ -25,7 +31,7 @@ impl Users {
 
     /// All users by name, with their grants.
     pub async fn list(&self) -> Result<Vec<User>, UsersError> {
-        let rows = sqlx::query("SELECT name, is_admin, created_at FROM tidemill_users ORDER BY name")
+        let rows = sqlx::query(AssertSqlSafe(format!("SELECT {COLUMNS} FROM tidemill_users ORDER BY name")))
             .fetch_all(self.jobs.pool())
             .await
             .map_err(failed("list users"))?;
@@ -109,6 +115,7 @@ impl Users {
             .execute(self.jobs.pool())
             .await
             .map_err(failed("change a password"))?;
+        self.forget(name);
         if done.rows_affected() == 0 { Err(UsersError::Unknown(name.to_owned())) } else { Ok(()) }
     }
 
@@ -157,11 +164,13 @@ fn read_user(row: &sqlx::any::AnyRow) -> Result<User, UsersError> {
     let read = failed("read a user");
     let micros: i64 = row.try_get("created_at").map_err(&read)?;
     let is_admin: i64 = row.try_get("is_admin").map_err(&read)?;
+    let hash: String = row.try_get("password_hash").map_err(&read)?;
     Ok(User {
         name: row.try_get("name").map_err(&read)?,
         is_admin: is_admin != 0,
         created_at: DateTime::<Utc>::from_timestamp_micros(micros).unwrap_or_default(),
         grants: Vec::new(),
+        password_mark: hex::encode(&Sha256::digest(hash)[..MARK_BYTES]),
     })
 }
 

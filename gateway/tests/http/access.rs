@@ -2,9 +2,9 @@
 
 use reqwest::Method;
 use serde_json::{Value, json};
-use tidemill_gateway::{Grant, Permission, Scope, UsersError};
+use tidemill_gateway::{CACHE_AGE_MAX, Grant, Permission, Scope, Users, UsersError};
 
-use crate::support::{PASSWORD, SECRET, Server, claims, now, problem, signed};
+use crate::support::{PASSWORD, SECRET, Server, now, problem, signed};
 
 #[tokio::test]
 async fn a_login_gives_a_token_that_the_other_routes_take() {
@@ -67,17 +67,17 @@ async fn guessing_passwords_is_slowed_and_says_when_to_come_back() {
 async fn a_token_is_refused_that_is_missing_forged_expired_early_or_for_another_place() {
     let server = Server::start().await;
     let with = |key: &str, value: Value| {
-        let mut claims = claims("sender");
+        let mut claims = server.claims("sender");
         claims[key] = value;
         signed(&claims, SECRET)
     };
     let without = |key: &str| {
-        let mut claims = claims("sender");
+        let mut claims = server.claims("sender");
         claims.as_object_mut().unwrap().remove(key);
         signed(&claims, SECRET)
     };
     let bad = [
-        signed(&claims("sender"), "another secret of more than 32 bytes"),
+        signed(&server.claims("sender"), "another secret of more than 32 bytes"),
         with("exp", json!(now() - 60)),
         with("nbf", json!(now() + 60)),
         with("aud", json!("elsewhere")),
@@ -109,11 +109,32 @@ async fn a_token_is_refused_that_is_missing_forged_expired_early_or_for_another_
 #[tokio::test]
 async fn the_admin_claim_of_a_token_is_not_believed() {
     let server = Server::start().await;
-    let mut claims = claims("stranger");
+    let mut claims = server.claims("stranger");
     claims["admin"] = json!(true);
     let me = server.bare(Method::GET, "/v1/me").bearer_auth(signed(&claims, SECRET)).send().await.unwrap();
     let me: Value = me.json().await.unwrap();
     assert_eq!((&me["admin"], &me["permissions"]), (&json!(false), &json!([])));
+}
+
+#[tokio::test]
+async fn a_new_password_ends_the_tokens_made_before_it() {
+    let server = Server::start().await;
+    let me = |token: &str| server.bare(Method::GET, "/v1/me").bearer_auth(token).send();
+    let old = server.token("sender");
+    assert_eq!(me(&old).await.unwrap().status(), 200);
+    // By another process, as `tidemill user passwd` is one; the gateway still remembers the user as it was.
+    let elsewhere = Users::new(&server.jobs);
+    elsewhere.set_password("sender", "another password".to_owned().into()).await.unwrap();
+    let login = server.bare(Method::POST, "/v1/login").basic_auth("sender", Some("another password"));
+    let login: Value = login.send().await.unwrap().json().await.unwrap();
+    assert_eq!(me(login["token"].as_str().unwrap()).await.unwrap().status(), 200);
+    let told = problem(me(&old).await.unwrap(), 401, "unauthorized").await;
+    assert!(told["detail"].as_str().unwrap().contains("the password was changed"), "{told}");
+    // One who was removed and added again is another user, though the password is the same.
+    elsewhere.remove("sender").await.unwrap();
+    elsewhere.add("sender", "another password".to_owned().into(), false).await.unwrap();
+    tokio::time::sleep(CACHE_AGE_MAX).await;
+    problem(me(login["token"].as_str().unwrap()).await.unwrap(), 401, "unauthorized").await;
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! A gateway on a port of its own, its users, and what tests ask of it.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -80,6 +81,8 @@ pub struct Server {
     pub address: String,
     pub jobs: JobStore,
     pub users: Users,
+    /// The mark of each user's password, which the tokens made by hand carry.
+    marks: HashMap<String, String>,
     pub client: Client,
     pub stop: CancellationToken,
     pub serving: JoinHandle<Result<(), ServeError>>,
@@ -97,7 +100,7 @@ impl Server {
         let jobs = JobStore::connect(&url, StoreLimits::default()).await.unwrap();
         jobs.migrate().await.unwrap();
         let users = Users::new(&jobs);
-        add_users(&users).await;
+        let marks = add_users(&users).await;
         let store = folder.path().join("objects");
         std::fs::create_dir(&store).unwrap();
         let objects: Arc<dyn ObjectStore> = Arc::new(LocalFileSystem::new_with_prefix(store).unwrap());
@@ -122,7 +125,18 @@ impl Server {
             let stop = stop.clone();
             async move { gateway.serve(listener, stop).await }
         });
-        Self { address, jobs, users, client: Client::new(), stop, serving, folder }
+        Self { address, jobs, users, marks, client: Client::new(), stop, serving, folder }
+    }
+
+    /// The claims of a good token.
+    pub fn claims(&self, user: &str) -> Value {
+        let (now, mark) = (now(), self.marks.get(user));
+        json!({"sub": user, "iat": now, "nbf": now, "exp": now + 60, "iss": "tidemill", "aud": "tidemill", "admin": false,
+            "pwd": mark.map_or("", String::as_str)})
+    }
+
+    pub fn token(&self, user: &str) -> String {
+        signed(&self.claims(user), SECRET)
     }
 
     /// A request without credentials.
@@ -132,7 +146,7 @@ impl Server {
 
     /// A request of this user.
     pub fn request(&self, method: Method, path: &str, user: &str) -> RequestBuilder {
-        self.bare(method, path).bearer_auth(token(user))
+        self.bare(method, path).bearer_auth(self.token(user))
     }
 
     pub async fn get(&self, path: &str, user: &str) -> Response {
@@ -218,7 +232,7 @@ impl Server {
     }
 }
 
-async fn add_users(users: &Users) {
+async fn add_users(users: &Users) -> HashMap<String, String> {
     // Logging in is tested with one of them; the others have tokens made by hand.
     users.add("sender", PASSWORD.to_owned().into(), false).await.unwrap();
     users.add("admin", PASSWORD.to_owned().into(), true).await.unwrap();
@@ -228,6 +242,7 @@ async fn add_users(users: &Users) {
     let grant = |permission| Grant { scope: Scope::parse("sales").unwrap(), permission };
     users.grant("sender", &grant(Permission::Send)).await.unwrap();
     users.grant("reader", &grant(Permission::Read)).await.unwrap();
+    users.list().await.unwrap().into_iter().map(|user| (user.name, user.password_mark)).collect()
 }
 
 fn pipelines() -> PipelineSet {
@@ -240,18 +255,8 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
 }
 
-/// The claims of a good token.
-pub fn claims(user: &str) -> Value {
-    let now = now();
-    json!({"sub": user, "iat": now, "nbf": now, "exp": now + 60, "iss": "tidemill", "aud": "tidemill", "admin": false})
-}
-
 pub fn signed(claims: &Value, secret: &str) -> String {
     jsonwebtoken::encode(&Header::default(), claims, &EncodingKey::from_secret(secret.as_bytes())).unwrap()
-}
-
-pub fn token(user: &str) -> String {
-    signed(&claims(user), SECRET)
 }
 
 pub fn job_id(job: &Value) -> String {

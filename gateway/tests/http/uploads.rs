@@ -9,7 +9,7 @@ use tidemill_gateway::ServeError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::support::{Server, job_id, problem, token};
+use crate::support::{Server, job_id, problem};
 
 const FILE: &str = "id,item\n1,tea\n";
 /// `sha256sum` of [`FILE`].
@@ -192,7 +192,7 @@ async fn a_file_of_many_parts_comes_out_as_it_went_in() {
 /// Opens a connection, sends the head of an upload and the beginning of its body.
 async fn begin(server: &Server, pipeline: &str, framing: &str, body: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(&server.address).await.unwrap();
-    let token = token("admin");
+    let token = server.token("admin");
     let head = format!(
         "POST /v1/pipelines/{pipeline}/uploads HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {token}\r\n\
          content-type: text/csv\r\n{framing}\r\n\r\n"

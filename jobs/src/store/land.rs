@@ -100,8 +100,8 @@ impl JobStore {
             let values = values![new.sender.as_str(), new.pipeline.as_str(), key.as_str()];
             let found = self.found("sender = ? AND pipeline = ? AND idempotency_key = ?", values).await?;
             match found {
-                Some(found) if found.job.content_sha256 == new.content_sha256 => {
-                    return Ok(Some(Landed::Duplicate(found.job)));
+                Some(Stored { job, .. }) if is_repeated(&job, new) => {
+                    return Ok(Some(Landed::Duplicate(job)));
                 }
                 Some(_) => return Err(Error::IdempotencyConflict { key: key.clone() }),
                 None => {}
@@ -145,6 +145,11 @@ impl JobStore {
     pub(super) fn wake_after_micros(&self) -> i64 {
         i64::try_from(self.limits.wake_after.as_micros()).unwrap_or(i64::MAX / 4)
     }
+}
+
+/// Whether the request that made the job is the same again; an upload has no parameters of its own.
+fn is_repeated(job: &Job, new: &NewJob) -> bool {
+    job.content_sha256 == new.content_sha256 && (new.pushed.is_empty() || job.parameters == new.parameters)
 }
 
 /// What an upload with the same content is found by.

@@ -7,8 +7,8 @@ use crate::{Parameter, ParameterType, shape};
 
 use super::parsed;
 
-/// All parameters, or `None` when one could not be read.
-pub fn read(node: Option<&Node>, problems: &mut Problems) -> Option<Vec<Parameter>> {
+/// All parameters, or `None` when one could not be read. Nobody is there to give one to a pipeline that fetches.
+pub fn read(node: Option<&Node>, fetches: bool, problems: &mut Problems) -> Option<Vec<Parameter>> {
     let Some(node) = node else { return Some(Vec::new()) };
     let items: Vec<Option<Parameter>> = node.items().iter().map(|item| parameter(item, problems)).collect();
     let sound: Option<Vec<Parameter>> = items.into_iter().collect();
@@ -17,6 +17,11 @@ pub fn read(node: Option<&Node>, problems: &mut Problems) -> Option<Vec<Paramete
         if parameters[..index].iter().any(|other| other.name == parameter.name) {
             let message = format!("two parameters have the name {}", quoted(parameter.name.as_str()));
             problems.add_help(node.items()[index].place_of("name"), message, "give each a name of its own");
+        }
+        if fetches && parameter.default.is_none() {
+            let name = quoted(parameter.name.as_str());
+            let message = format!("the parameter {name} has no default, and nobody gives one to a fetch");
+            problems.add_help(node.items()[index].place, message, "add `default: …`");
         }
     }
     Some(parameters)

@@ -7,7 +7,9 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 use tempfile::TempDir;
-use tidemill_jobs::{EmbeddedLog, EventLog, Job, JobId, JobStatus, JobStore, NewJob, Relay, StoreLimits};
+use tidemill_jobs::{
+    EmbeddedLog, EventLog, Fingerprint, Job, JobId, JobStatus, JobStore, NewJob, Relay, StoreLimits,
+};
 use tidemill_pipelines::{Duplicates, PipelineSet};
 use tidemill_processor::{Metrics, ProcessorLimits, ProcessorParts, Report, serve, verify};
 use tidemill_sinks::{Sink, SinkLimits};
@@ -59,18 +61,25 @@ async fn plant(yaml: &str) -> Plant {
 }
 
 impl Plant {
-    /// Lands these objects as one job and waits for its end.
+    /// Puts these objects and lands them as one job; gives the job at its end.
     async fn run(&self, objects: &[(&str, &str)]) -> Job {
+        let mut print = Fingerprint::default();
         for (key, text) in objects {
-            self.objects.put(&Path::from(*key), text.to_string().into()).await.unwrap();
+            let put = self.objects.put(&Path::from(*key), text.to_string().into()).await.unwrap();
+            print.add(key, text.len() as u64, put.e_tag.as_deref());
         }
+        self.land(objects, print.finish()).await
+    }
+
+    /// Lands objects that are there as one job; gives the job at its end.
+    async fn land(&self, objects: &[(&str, &str)], content_sha256: String) -> Job {
         let new = NewJob {
             job_id: JobId::new(),
             pipeline: "readings".parse().unwrap(),
             files: objects.iter().map(|(key, _)| (*key).to_owned()).collect(),
             file_name: None,
             size_bytes: objects.iter().map(|(_, text)| text.len() as u64).sum(),
-            content_sha256: "0".repeat(64),
+            content_sha256,
             parameters: Default::default(),
             pushed: Vec::new(),
             takes_turns: false,
@@ -178,6 +187,24 @@ async fn the_rejects_of_one_object_keep_their_columns() {
         "{rejects}"
     );
     assert_eq!(report.rejects[0].file, None);
+    plant.stop().await;
+}
+
+#[tokio::test]
+async fn a_job_never_works_on_other_bytes_than_those_it_was_posted_with() {
+    let plant = plant(CSV).await;
+    let objects = [("pushed/1.csv", "id,name\n1,a\n"), ("pushed/2.csv", "id,name\n2,b\n")];
+    let job = plant.run(&objects).await;
+    assert_eq!(job.status, JobStatus::Success, "{:?}", job.error);
+    // As long as the one before it, and written by who still has its signed URL.
+    plant.objects.put(&Path::from("pushed/2.csv"), "id,name\n3,c\n".into()).await.unwrap();
+    let late = plant.land(&objects, job.content_sha256.clone()).await;
+    assert_eq!((late.status, late.counts.records_written), (JobStatus::Failed, 0));
+    assert_eq!(late.error.unwrap().code, "object_changed");
+    let pipeline = plant.set.get(&job.pipeline).unwrap();
+    let limits = ProcessorLimits::default();
+    let verified = verify(&job, pipeline, &plant.set, &plant.objects, &plant.sink, &limits).await;
+    assert!(verified.unwrap_err().to_string().contains("overwritten"));
     plant.stop().await;
 }
 
