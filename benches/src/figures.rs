@@ -22,6 +22,11 @@ impl Figures {
         self.0.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)
     }
 
+    /// How many values there are.
+    pub fn count(&self) -> usize {
+        self.0.len()
+    }
+
     /// The smallest value.
     pub fn least(&self) -> f64 {
         self.at(0.0)

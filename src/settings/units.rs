@@ -26,16 +26,6 @@ const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_0
 pub struct ByteSize(u64);
 
 impl ByteSize {
-    /// So many times 1024 bytes.
-    pub const fn kib(count: u64) -> Self {
-        Self(count << 10)
-    }
-
-    /// So many times 1024² bytes.
-    pub const fn mib(count: u64) -> Self {
-        Self(count << 20)
-    }
-
     /// The number of bytes.
     pub const fn bytes(self) -> u64 {
         self.0
@@ -69,11 +59,6 @@ impl fmt::Display for ByteSize {
 pub struct Span(Duration);
 
 impl Span {
-    /// So many seconds.
-    pub const fn seconds(count: u64) -> Self {
-        Self(Duration::from_secs(count))
-    }
-
     /// From the standard library's type.
     pub const fn of(duration: Duration) -> Self {
         Self(duration)

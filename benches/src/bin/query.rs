@@ -1,5 +1,6 @@
 //! Measures a point query over HTTP: one hired employee by its id, asked of a running `tidemill dev` on SQLite, or on
-//! MariaDB when the test servers run. Each statement runs in a worker process; the times are those of a client.
+//! MariaDB when the test servers run. Each statement runs in a worker process; the times are those of a client. Then the
+//! same beside statements that would take the machine: when these end, and how long the point queries take meanwhile.
 //!
 //! `make bench`, or `[tests/servers/servers with] target/release/query [QUERIES]`
 
@@ -21,6 +22,12 @@ const WARM_UP: usize = 20;
 /// The most that the median may be, in milliseconds.
 const MEDIAN_MAX_MS: f64 = 30.0;
 const PASSWORD: &str = "a password of the bench";
+/// What a point query beside a hostile statement may take at the median, in milliseconds.
+const BESIDE_MAX_MS: f64 = 200.0;
+/// The time limit of a statement in these measurements.
+const LIMIT: Duration = Duration::from_secs(4);
+/// How late after its limit a hostile statement may end.
+const LATE_MAX: Duration = Duration::from_secs(1);
 /// Longest wait for a job.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
@@ -65,6 +72,46 @@ async fn measure(name: &str, tables: Option<&str>, queries: usize) -> Result<()>
         took.least(),
         took.most()
     );
+    for (what, sql) in hostile() {
+        beside(&dev, what, sql, &ids[0][0]).await?;
+    }
+    Ok(())
+}
+
+fn hostile() -> [(&'static str, String); 4] {
+    let everything = ["a", "b", "c", "d"].map(|name| format!("hired_employees {name}")).join(", ");
+    [
+        ("a cross join of everything", format!("SELECT count(*), max(a.name || d.name) FROM {everything}")),
+        (
+            "generate_series(1, 1e11)",
+            "SELECT sum(v) FROM generate_series(1, 100000000000) AS t(v)".to_owned(),
+        ),
+        ("lpad('x', 2000000000)", "SELECT length(lpad('x', 2000000000))".to_owned()),
+        ("100,000 ORs", format!("SELECT 1 WHERE {}", vec!["1=2"; 100_000].join(" OR "))),
+    ]
+}
+
+/// One hostile statement, with point queries one after the other until it ends.
+async fn beside(dev: &Dev, what: &str, sql: String, id: &Value) -> Result<()> {
+    let (began, mut took) = (Instant::now(), Figures::default());
+    let mut asked = std::pin::pin!(dev.ask(&sql, json!([])));
+    let ended = loop {
+        let one = async {
+            let began = Instant::now();
+            dev.ask("SELECT name FROM hired_employees WHERE id = $1", json!([id])).await?;
+            anyhow::Ok(began.elapsed().as_secs_f64() * 1_000.0)
+        };
+        tokio::select! {
+            ended = &mut asked => break ended,
+            milliseconds = one => took.add(milliseconds?),
+        }
+    };
+    ensure!(ended.is_err(), "{what} was answered");
+    let beside = match took.count() {
+        0 => "none beside it".to_owned(),
+        some => format!("{some} beside it, median {:.1} ms ({BESIDE_MAX_MS} wanted)", took.median()),
+    };
+    println!("{what}: ended after {:.2?} ({:?} wanted); {beside}", began.elapsed(), LIMIT + LATE_MAX);
     Ok(())
 }
 
@@ -82,6 +129,7 @@ impl Dev {
         let mut command = Command::new(&program);
         command.current_dir(folder).args(["dev", "--data", "data", "--listen", "127.0.0.1:0", "--pipelines"]);
         command.arg(Path::new(ROOT).join("pipelines")).env("TIDEMILL_ADMIN_PASSWORD", PASSWORD);
+        command.env("TIDEMILL_QUERY__TIMEOUT", format!("{}s", LIMIT.as_secs()));
         if let Some(url) = tables {
             command.env("TIDEMILL_TABLES__URL", url);
         }
