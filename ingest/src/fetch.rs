@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
 use tidemill_jobs::{Job, JobError, JobStore, LandedPage, Page, SlotClaim};
-use tidemill_pipelines::{HttpSource, Pipeline, PipelineSet};
+use tidemill_pipelines::{HttpSource, Pipeline, PipelineSet, Slot};
 use tidemill_sinks::notice::Allow;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -29,7 +29,7 @@ use client::Client;
 pub use error::FetchError;
 use hosts::Hosts;
 pub use metrics::FetchMetrics;
-use run::{Run, job_of};
+use run::{Run, first_url, job_of};
 
 /// The sender of the jobs that are made here.
 pub const SENDER: &str = "fetcher";
@@ -128,6 +128,11 @@ impl Fetcher {
     /// The name of a pipeline's slots.
     pub fn schedule_name(pipeline: &Pipeline) -> String {
         format!("fetch:{}", pipeline.name)
+    }
+
+    /// Whether the settings let this source be fetched at all: its URL may name an address that is not allowed.
+    pub fn check_address(&self, source: &HttpSource) -> Result<(), FetchError> {
+        self.client.check(&first_url(source, &Slot::sample())?)
     }
 
     /// Fetches what is due at a slot, or goes on with it. The slot is ended, unless the error says that the fault

@@ -82,6 +82,11 @@ fn timetables(parts: &Parts, registry: &Registry, shared: &Shared) -> Result<Vec
             warn!(pipeline = %pipeline.name, secret = name, "the settings have no such secret under fetcher.secrets");
         }
         let Some(schedule) = source.schedule.clone() else { continue };
+        if let Err(error) = fetcher.check_address(source) {
+            // Each slot would fail, and tell everybody so.
+            warn!(pipeline = %pipeline.name, error = %error, "the schedule is off: set fetcher.allow and start again");
+            continue;
+        }
         let work =
             Fetch { fetcher: fetcher.clone(), pipeline: Arc::new(pipeline.clone()), source: source.clone() };
         let name = Fetcher::schedule_name(pipeline);

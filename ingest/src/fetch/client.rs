@@ -75,14 +75,19 @@ impl Client {
         Err(FetchError::Redirect { place: place(&url), message })
     }
 
+    /// Refuses a URL with a literal address that may not be reached; names are looked at when they are resolved.
+    pub fn check(&self, url: &Url) -> Result<(), FetchError> {
+        let not_allowed = |source| FetchError::NotAllowed { place: place(url), source };
+        self.allow.check_literal(url).map_err(not_allowed)
+    }
+
     async fn ask(
         &self,
         url: &Url,
         credentials: &Credentials,
         timeout: Duration,
     ) -> Result<Response, FetchError> {
-        let not_allowed = |source| FetchError::NotAllowed { place: place(url), source };
-        self.allow.check_literal(url).map_err(not_allowed)?;
+        self.check(url)?;
         let own = url.origin() == credentials.origin;
         let mut target = url.clone();
         if let Some((name, key)) = credentials.key.as_ref().filter(|_| own) {

@@ -323,7 +323,7 @@ fn records(source: &HttpSource, pipeline: &Pipeline) -> Option<JsonPath> {
 }
 
 /// The first request of a source at a slot.
-fn first_url(source: &HttpSource, slot: &Slot) -> Result<Url, FetchError> {
+pub(super) fn first_url(source: &HttpSource, slot: &Slot) -> Result<Url, FetchError> {
     let none = Default::default();
     let wrong = |message: String| FetchError::Request { message };
     let text = source.url.render(slot, &none).map_err(wrong)?;
