@@ -31,17 +31,10 @@ impl FromRequestParts<Shared> for Caller {
             )
         })?;
         let claims = shared.tokens.check(token).map_err(Problem::bad_token)?;
-        let mut user = shared.users.get_cached(&claims.sub).await?;
-        // The token may be newer than what is remembered of its user.
-        if user.as_ref().is_some_and(|user| user.password_mark != claims.pwd) {
-            user = shared.users.reread(&claims.sub).await?;
-        }
-        let user = user.ok_or_else(|| Problem::bad_token("the user of the token is no longer known"))?;
-        if user.password_mark != claims.pwd {
-            return Err(Problem::bad_token(
-                "the password was changed after the token was made; log in again",
-            ));
-        }
+        let user = shared.users.logged_in(&claims.sub, &claims.pwd, claims.iat).await?;
+        let user = user.ok_or_else(|| {
+            Problem::bad_token("the user of the token was removed, or has another password now; log in again")
+        })?;
         tracing::Span::current().record("user", user.name.as_str());
         Ok(Self { user, expires: claims.exp })
     }

@@ -8,7 +8,7 @@ mod store;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use chrono::{DateTime, Utc};
 use secrecy::SecretString;
@@ -16,7 +16,7 @@ use tidemill_jobs::{Job, JobStore};
 use tidemill_pipelines::PipelineName;
 use tidemill_query::scram::{NoVerifier, Verifier};
 
-use password::Passwords;
+use password::{Passwords, mark};
 
 /// How long a user's rights are remembered without asking the database.
 pub const CACHE_AGE_MAX: Duration = Duration::from_secs(5);
@@ -199,6 +199,8 @@ pub struct Users {
 
 struct Cached {
     at: Instant,
+    /// The same, in seconds since 1970.
+    second: u64,
     user: Option<Arc<User>>,
 }
 
@@ -215,7 +217,7 @@ impl Users {
         self.insert(name, &kept, is_admin).await
     }
 
-    /// Gives a user another password, which ends the tokens made before, within [`CACHE_AGE_MAX`].
+    /// Gives a user another password, which ends the tokens and sessions made before, within [`CACHE_AGE_MAX`].
     pub async fn set_password(&self, name: &str, password: SecretString) -> Result<(), UsersError> {
         let kept = self.passwords.keep(password).await?;
         self.update_password(name, &kept).await
@@ -234,33 +236,35 @@ impl Users {
         self.get(name).await
     }
 
-    /// What SCRAM checks the password of this user by; `None` for a name that is not known, and for a user of an
+    /// What SCRAM checks the password of this user by, with its [`User::password_mark`]; `None` for a name that is not known, and for a user of an
     /// older version who has not logged in over HTTP since.
-    pub async fn verifier(&self, name: &str) -> Result<Option<Verifier>, UsersError> {
+    pub async fn verifier(&self, name: &str) -> Result<Option<(Verifier, String)>, UsersError> {
         let kept = self.kept_password(name).await?.filter(|kept| !kept.scram.is_empty());
-        kept.map(|kept| kept.scram.parse())
+        kept.map(|kept| Ok((kept.scram.parse()?, mark(&kept.hash))))
             .transpose()
             .map_err(|error: NoVerifier| UsersError::Hash(error.to_string()))
     }
 
-    /// The user, at most [`CACHE_AGE_MAX`] old.
-    pub async fn get_cached(&self, name: &str) -> Result<Option<Arc<User>>, UsersError> {
-        match self.cached(name) {
-            Some(user) => Ok(user),
-            None => self.reread(name).await,
-        }
+    /// The user who logged in at this second since 1970, with a password of this [`User::password_mark`]; `None` when
+    /// the user was removed or got another password. At most [`CACHE_AGE_MAX`] old, and not older than the login.
+    pub async fn logged_in(&self, name: &str, mark: &str, at: u64) -> Result<Option<Arc<User>>, UsersError> {
+        let user = match self.cached(name, at) {
+            Some(user) => user,
+            None => self.reread(name).await?,
+        };
+        Ok(user.filter(|user| user.password_mark == mark))
     }
 
-    /// The user as the database knows them now, which is remembered.
-    pub(crate) async fn reread(&self, name: &str) -> Result<Option<Arc<User>>, UsersError> {
+    async fn reread(&self, name: &str) -> Result<Option<Arc<User>>, UsersError> {
         let user = self.get(name).await?.map(Arc::new);
         self.remember(name, user.clone());
         Ok(user)
     }
 
-    fn cached(&self, name: &str) -> Option<Option<Arc<User>>> {
+    fn cached(&self, name: &str, since: u64) -> Option<Option<Arc<User>>> {
         let cache = self.cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.get(name).filter(|cached| cached.at.elapsed() < CACHE_AGE_MAX).map(|cached| cached.user.clone())
+        let fresh = |cached: &&Cached| cached.at.elapsed() < CACHE_AGE_MAX && cached.second > since;
+        cache.get(name).filter(fresh).map(|cached| cached.user.clone())
     }
 
     fn remember(&self, name: &str, user: Option<Arc<User>>) {
@@ -268,12 +272,17 @@ impl Users {
         if cache.len() >= CACHED_MAX {
             cache.clear();
         }
-        cache.insert(name.to_owned(), Cached { at: Instant::now(), user });
+        cache.insert(name.to_owned(), Cached { at: Instant::now(), second: now(), user });
     }
 
     fn forget(&self, name: &str) {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
+}
+
+/// Seconds since 1970.
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 fn check_name(name: &str) -> Result<(), UsersError> {

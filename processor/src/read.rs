@@ -20,27 +20,49 @@ pub(crate) enum Piece {
     Bytes(Bytes),
 }
 
-/// The objects of a job; at most one is open. Bytes of pushed objects that are not those of the job end in an error.
+/// The objects of a job; at most one is open. Pushed objects that are not those of the job end in an error before their
+/// last one, or the one that makes them too large, is read.
 pub(crate) fn read_objects(objects: Arc<dyn ObjectStore>, job: &Job) -> BoxStream<'static, Result<Piece>> {
     let many = job.files_to_process.len() > 1;
-    let seen = Arc::new(Mutex::new(Fingerprint::default()));
-    let expected = job.is_of_pushed().then(|| job.content_sha256.clone());
-    let all_seen = Arc::clone(&seen);
+    let seen = job.is_of_pushed().then(|| Arc::new(Mutex::new(Seen::new(job))));
     let pieces = move |key: String| {
         let name = many.then(|| Arc::from(key.as_str()));
-        let seen = Arc::clone(&seen);
-        let see = move |key: &str, meta: &ObjectMeta| {
-            let mut seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            seen.add(key, meta.size, meta.e_tag.as_deref());
+        let seen = seen.clone();
+        let check = move |key: &str, meta: &ObjectMeta| {
+            let Some(seen) = seen else { return Ok(()) };
+            seen.lock().unwrap_or_else(PoisonError::into_inner).check(key, meta)
         };
-        one(name, open(Arc::clone(&objects), key, see))
+        one(name, open(Arc::clone(&objects), key, check))
     };
-    let check = async move {
-        let found = all_seen.lock().unwrap_or_else(PoisonError::into_inner).clone().finish();
-        expected.filter(|expected| *expected != found).map(|_| Err(Error::ObjectChanged))
-    };
-    let pieces = futures::stream::iter(job.files_to_process.clone()).flat_map(pieces);
-    pieces.chain(futures::stream::once(check).filter_map(ready)).boxed()
+    futures::stream::iter(job.files_to_process.clone()).flat_map(pieces).boxed()
+}
+
+/// What was seen of pushed objects, against what the job was posted with.
+struct Seen {
+    print: Fingerprint,
+    /// Objects and bytes that may still come.
+    objects: usize,
+    size_bytes: u64,
+    expected: String,
+}
+
+impl Seen {
+    fn new(job: &Job) -> Self {
+        Self {
+            print: Fingerprint::default(),
+            objects: job.files_to_process.len(),
+            size_bytes: job.size_bytes,
+            expected: job.content_sha256.clone(),
+        }
+    }
+
+    fn check(&mut self, key: &str, meta: &ObjectMeta) -> Result<()> {
+        self.print.add(key, meta.size, meta.e_tag.as_deref());
+        self.size_bytes = self.size_bytes.checked_sub(meta.size).ok_or(Error::ObjectChanged)?;
+        self.objects = self.objects.saturating_sub(1);
+        let same = self.objects > 0 || self.print.clone().finish() == self.expected;
+        if same { Ok(()) } else { Err(Error::ObjectChanged) }
+    }
 }
 
 /// The bytes of all objects of a job.
@@ -65,13 +87,13 @@ pub(crate) fn one(
 
 /// The bytes of an object.
 pub(crate) fn read_object(objects: Arc<dyn ObjectStore>, key: String) -> BoxStream<'static, Result<Bytes>> {
-    open(objects, key, |_, _| ())
+    open(objects, key, |_, _| Ok(()))
 }
 
 fn open(
     objects: Arc<dyn ObjectStore>,
     key: String,
-    see: impl FnOnce(&str, &ObjectMeta) + Send + 'static,
+    check: impl FnOnce(&str, &ObjectMeta) -> Result<()> + Send + 'static,
 ) -> BoxStream<'static, Result<Bytes>> {
     let open = async move {
         let path = Path::parse(&key).map_err(|error| Error::Objects {
@@ -82,7 +104,7 @@ fn open(
         let told = key.clone();
         let failed = move |source| Error::Objects { action: "read", key: told.clone(), source };
         let object = objects.get(&path).await.map_err(&failed)?;
-        see(&key, &object.meta);
+        check(&key, &object.meta)?;
         Ok::<_, Error>(object.into_stream().map_err(failed))
     };
     futures::stream::once(open).try_flatten().boxed()

@@ -101,11 +101,22 @@ impl Default for WireSettings {
 /// Who may come in and what they see; the binary gives the gateway's users.
 #[async_trait]
 pub trait Accounts: Send + Sync {
-    /// What the password of this user is checked by, `None` for who is not known.
-    async fn verifier(&self, user: &str) -> Result<Option<Verifier>, AccountsError>;
+    /// What the password of this user is checked by, and its mark; `None` for who is not known.
+    async fn verifier(&self, user: &str) -> Result<Option<(Verifier, String)>, AccountsError>;
 
-    /// What the user sees now, `None` when there is no such user any more.
-    async fn visible(&self, user: &str) -> Result<Option<Visible>, AccountsError>;
+    /// What the user sees now, `None` when the user was removed or has another password.
+    async fn visible(&self, login: &Login) -> Result<Option<Visible>, AccountsError>;
+}
+
+/// Who logged in.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// The user.
+    pub user: String,
+    /// Another one for each password.
+    pub password_mark: String,
+    /// When, in seconds since 1970.
+    pub at: u64,
 }
 
 /// Nothing can be said of a user: the database does not answer.
@@ -293,7 +304,7 @@ async fn connection(
         tokio::time::timeout(LOGIN_MAX, login).await.unwrap_or(Err(End::Gone))
     };
     let entered =
-        entered.and_then(|(user, variables)| Ok((UserPlace::take(shared, &user)?, user, variables)));
+        entered.and_then(|(login, variables)| Ok((UserPlace::take(shared, &login.user)?, login, variables)));
     match &entered {
         Ok(_) => shared.metrics().login("accepted"),
         Err(End::Refused(refusal)) if refusal.code == code::BAD_PASSWORD => {
@@ -302,15 +313,15 @@ async fn connection(
         Err(End::Refused(_)) => shared.metrics().login("refused"),
         Err(End::Gone) => {}
     }
-    let (_user_place, user, variables) = match entered {
+    let (_user_place, login, variables) = match entered {
         Ok(entered) => entered,
         Err(end) => return farewell(end, &mut reader, &mut writer).await,
     };
     reader.allow(shared.settings.message_bytes_max);
     let place = shared.cancels.take_place();
-    info!(user, %peer, "a client of the postgres wire logged in");
+    info!(user = login.user, %peer, "a client of the postgres wire logged in");
     let welcomed = login::welcome(&variables, &place, &mut writer);
-    let mut session = Session::new(shared, place, user, variables, writer);
+    let mut session = Session::new(shared, place, login, variables, writer);
     let ended = match welcomed {
         Ok(()) => match session.writer.flush().await {
             Ok(()) => session.run(&mut reader, stop).await,

@@ -50,7 +50,7 @@ pub async fn run(parts: &Parts, name: &str, slot: Option<DateTime<Utc>>, json: b
     if json {
         print_json(&told(&claim, &end, progress))?;
     } else {
-        print_text(&in_words(name, &claim, &end, progress));
+        print_text(&in_words(name, &claim, &end));
     }
     Ok(status(!matches!(end, RunEnd::Failed(_))))
 }
@@ -95,7 +95,7 @@ fn told(claim: &SlotClaim, end: &RunEnd, progress: Progress) -> serde_json::Valu
     })
 }
 
-fn in_words(name: &str, claim: &SlotClaim, end: &RunEnd, progress: Progress) -> String {
+fn in_words(name: &str, claim: &SlotClaim, end: &RunEnd) -> String {
     let slot = claim.slot.to_rfc3339();
     match end {
         RunEnd::Job(job) => format!(
@@ -106,8 +106,8 @@ fn in_words(name: &str, claim: &SlotClaim, end: &RunEnd, progress: Progress) -> 
         ),
         RunEnd::Empty => format!("{name}: nothing there at slot {slot}"),
         RunEnd::Failed(error) => format!(
-            "{name}: {error}\n  {} pages had landed; {} has to mend it, then: tidemill fetch {name} --slot {slot}",
-            progress.landed,
+            "{name}: {error}\n  it stands as job {}; {} has to mend it, then: tidemill fetch {name} --slot {slot}",
+            claim.run_id,
             error.blame().as_str()
         ),
     }

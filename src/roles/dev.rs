@@ -50,7 +50,7 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     let Start { parts, mut crew, registry, shared } = start;
     let pipelines = Arc::clone(&shared.pipelines);
     if parts.settings().database.url.is_none() {
-        // The folder is ours alone, so whoever held a lease in it is dead.
+        // One processor at a time works on the folder, so whoever had jobs in hand is dead.
         shared.jobs.end_leases().await?;
     }
     let password = make_admin(&shared.jobs).await?;

@@ -12,7 +12,7 @@ use anyhow::Result;
 use async_trait::async_trait;
 use chrono::Utc;
 use prometheus::Registry;
-use tidemill_ingest::{Collector, FetchMetrics, Fetcher, Progress};
+use tidemill_ingest::{Collector, FetchError, FetchMetrics, Fetcher, Progress};
 use tidemill_jobs::{JobStore, SlotClaim};
 use tidemill_pipelines::{HttpSource, Pipeline, Source};
 use tokio::sync::{Semaphore, watch};
@@ -82,7 +82,7 @@ fn timetables(parts: &Parts, registry: &Registry, shared: &Shared) -> Result<Vec
             warn!(pipeline = %pipeline.name, secret = name, "the settings have no such secret under fetcher.secrets");
         }
         let Some(schedule) = source.schedule.clone() else { continue };
-        if let Err(error) = fetcher.check_address(source) {
+        if let Err(error @ FetchError::NotAllowed { .. }) = fetcher.check_address(source) {
             // Each slot would fail, and tell everybody so.
             warn!(pipeline = %pipeline.name, error = %error, "the schedule is off: set fetcher.allow and start again");
             continue;

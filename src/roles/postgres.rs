@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use tidemill_gateway::{Permission, Users, UsersError};
 use tidemill_pipelines::PipelineSet;
 use tidemill_query::scram::Verifier;
-use tidemill_query::wire::{Accounts, AccountsError, Wire, WireSettings};
+use tidemill_query::wire::{Accounts, AccountsError, Login, Wire, WireSettings};
 use tidemill_query::{Visible, Workers};
 use tokio::net::TcpListener;
 
@@ -78,12 +78,13 @@ struct GatewayUsers {
 
 #[async_trait]
 impl Accounts for GatewayUsers {
-    async fn verifier(&self, user: &str) -> Result<Option<Verifier>, AccountsError> {
+    async fn verifier(&self, user: &str) -> Result<Option<(Verifier, String)>, AccountsError> {
         self.users.verifier(user).await.map_err(away)
     }
 
-    async fn visible(&self, user: &str) -> Result<Option<Visible>, AccountsError> {
-        let Some(user) = self.users.get_cached(user).await.map_err(away)? else {
+    async fn visible(&self, login: &Login) -> Result<Option<Visible>, AccountsError> {
+        let user = self.users.logged_in(&login.user, &login.password_mark, login.at).await;
+        let Some(user) = user.map_err(away)? else {
             return Ok(None);
         };
         let may_read = |pipeline: &_| user.may(Permission::Read, pipeline);

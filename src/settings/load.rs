@@ -141,7 +141,11 @@ impl Loader {
         for (key, value) in table {
             path.push(key.get_ref().to_string());
             match value.get_ref() {
-                DeValue::Table(inner) if !inner.is_empty() => self.table(file, text, path, inner),
+                DeValue::Table(inner)
+                    if !inner.is_empty() || self.known_at(path).is_some_and(Value::is_object) =>
+                {
+                    self.table(file, text, path, inner);
+                }
                 _ => {
                     let origin = place(file, text, key.span().start);
                     self.give(path.clone(), Given { meanings: vec![to_json(value)], origin });

@@ -8,6 +8,7 @@ use argon2::Argon2;
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{Error as HashError, PasswordHasher, PasswordVerifier};
 use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
 use tidemill_query::scram::Verifier;
 use tokio::sync::Semaphore;
 
@@ -29,10 +30,18 @@ const WAIT_MAX: Duration = Duration::from_secs(5);
 const NOBODY: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
+/// Bytes of a password's mark: that two hashes share one does not happen.
+const MARK_BYTES: usize = 8;
+
 /// What is kept of a password.
 pub(super) struct Kept {
     pub(super) hash: String,
     pub(super) scram: String,
+}
+
+/// Another one for each hash, which it does not tell; see [`User::password_mark`](super::User::password_mark).
+pub(super) fn mark(hash: &str) -> String {
+    hex::encode(&Sha256::digest(hash)[..MARK_BYTES])
 }
 
 #[derive(Clone)]

@@ -1,16 +1,13 @@
 //! The statements of [`Users`], the same on MySQL and SQLite. Names are compared exactly, whatever the collation.
 
 use chrono::{DateTime, Utc};
-use sha2::{Digest, Sha256};
 use sqlx::{AssertSqlSafe, Row};
 
-use super::password::Kept;
+use super::password::{Kept, mark};
 use super::{Grant, Permission, Scope, User, Users, UsersError, check_name};
 
 /// What [`read_user`] reads.
 const COLUMNS: &str = "name, password_hash, is_admin, created_at";
-/// Bytes of a password's mark: that two hashes share one does not happen.
-const MARK_BYTES: usize = 8;
 
 impl Users {
     /// The user with all grants, from the database.
@@ -170,7 +167,7 @@ fn read_user(row: &sqlx::any::AnyRow) -> Result<User, UsersError> {
         is_admin: is_admin != 0,
         created_at: DateTime::<Utc>::from_timestamp_micros(micros).unwrap_or_default(),
         grants: Vec::new(),
-        password_mark: hex::encode(&Sha256::digest(hash)[..MARK_BYTES]),
+        password_mark: mark(&hash),
     })
 }
 

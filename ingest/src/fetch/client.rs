@@ -66,9 +66,14 @@ impl Client {
         for _ in 0..=REDIRECTS_MAX {
             let answer = self.ask(&url, credentials, limits.timeout).await?;
             if !answer.status().is_redirection() {
-                return judge(&place(&url), answer).await.map(|answer| (answer, url));
+                let judged = judge(&place(&url), answer).await;
+                if let Err(FetchError::Unavailable { retry_after: Some(pause), .. }) = &judged {
+                    hosts.of(&url, limits).pause(*pause);
+                }
+                return judged.map(|answer| (answer, url));
             }
             url = redirected(&url, &answer)?;
+            self.check(&url)?;
             hosts.of(&url, limits).turn().await;
         }
         let message = format!("more than {REDIRECTS_MAX} times");

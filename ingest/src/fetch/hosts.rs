@@ -90,20 +90,21 @@ impl Host {
     /// Waits until a request may be made; the place is held until its answer was read. `None` never comes: the
     /// places are not closed.
     pub async fn enter(&self) -> Option<SemaphorePermit<'_>> {
-        loop {
-            tokio::time::sleep_until(self.quiet_until()).await;
-            let place = self.places.acquire().await.ok()?;
-            self.turn().await;
-            if self.quiet_until() <= Instant::now() {
-                return Some(place);
-            }
-        }
+        let place = self.places.acquire().await.ok()?;
+        self.turn().await;
+        Some(place)
     }
 
-    /// Waits as long as the rate asks for. Enough for who follows a redirect: he has a place already.
+    /// Waits as long as a pause and the rate ask for. Enough for who follows a redirect: he has a place already.
     pub async fn turn(&self) {
-        if let Some(rate) = &self.rate {
-            rate.until_ready().await;
+        loop {
+            tokio::time::sleep_until(self.quiet_until()).await;
+            if let Some(rate) = &self.rate {
+                rate.until_ready().await;
+            }
+            if self.quiet_until() <= Instant::now() {
+                return;
+            }
         }
     }
 

@@ -96,12 +96,7 @@ impl Run {
             Err(FetchError::Refused { status: status @ (404 | 410), .. }) if self.may_end(page) => {
                 return Ok(Got::end(page, url, status, attempts));
             }
-            Err(error) => {
-                if let FetchError::Unavailable { retry_after: Some(pause), .. } = &error {
-                    host.pause(*pause);
-                }
-                return Err(error);
-            }
+            Err(error) => return Err(error),
         };
         self.take(page, wanted, answer, url, attempts).await
     }

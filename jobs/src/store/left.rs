@@ -14,21 +14,13 @@ use crate::{Event, JobError, Result};
 const WAKE: &str = "UPDATE tidemill_jobs SET wakes = wakes + 1, wake_at = ? \
     WHERE job_id = ? AND status = 'queued' AND attempt = ? AND wakes = ?";
 
-/// Each statement ends the leases of one table.
-const END_LEASES: [&str; 3] = [
-    "UPDATE tidemill_jobs SET lease_until = 0 WHERE status = 'processing'",
-    "UPDATE tidemill_slots SET lease_until = 0 WHERE status = 'running'",
-    "UPDATE tidemill_collections SET lease_until = 0 WHERE finished_at IS NULL",
-];
+const END_LEASES: &str = "UPDATE tidemill_jobs SET lease_until = 0 WHERE status = 'processing'";
 
 impl JobStore {
-    /// Ends every lease, so that what a dead process had in hand is taken over at once. For a start that knows that no
-    /// other process is at work on this store.
+    /// Ends the leases of all running jobs, so that they are taken over at once. For a start that knows that no other
+    /// processor is at work on this store.
     pub async fn end_leases(&self) -> Result<()> {
-        for statement in END_LEASES {
-            self.execute("end the leases of a dead process", statement, Vec::new()).await?;
-        }
-        Ok(())
+        self.execute("end the leases of a dead process", END_LEASES, Vec::new()).await.map(drop)
     }
 
     /// Processing jobs whose deadline or lease has passed, at most `limit`, the oldest first.

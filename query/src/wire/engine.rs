@@ -10,7 +10,7 @@ use futures::{Stream, TryStreamExt};
 use super::commands::Piece;
 use super::refusal::{Refusal, code};
 use super::variables::Variables;
-use super::{End, Shared};
+use super::{End, Login, Shared};
 use crate::{Code, Description, Error, Flavour, Format, Parameter, Statement};
 
 /// A statement that runs.
@@ -23,40 +23,42 @@ impl Shared {
     /// What a query answers and takes, with values like these where the query does not tell their type.
     pub(super) async fn describe(
         &self,
-        user: &str,
+        login: &Login,
         variables: &Variables,
         piece: &Piece,
         samples: Vec<Parameter>,
     ) -> Result<Description, End> {
-        let statement = self.statement(user, variables, piece, samples).await?;
+        let statement = self.statement(login, variables, piece, samples).await?;
         self.workers.describe(&statement).await.map_err(|error| refusal(error, Some(piece)).into())
     }
 
     /// Runs a query with the user's rights of this moment.
     pub(super) async fn run(
         &self,
-        user: &str,
+        login: &Login,
         variables: &Variables,
         piece: &Piece,
         parameters: Vec<Parameter>,
     ) -> Result<Answer, End> {
-        let statement = self.statement(user, variables, piece, parameters).await?;
+        let statement = self.statement(login, variables, piece, parameters).await?;
         let answer = self.workers.run(&statement).await.map_err(|error| refusal(error, Some(piece)))?;
         Ok(Answer { schema: answer.schema().clone(), batches: Box::pin(answer.into_batches()) })
     }
 
     async fn statement(
         &self,
-        user: &str,
+        login: &Login,
         variables: &Variables,
         piece: &Piece,
         parameters: Vec<Parameter>,
     ) -> Result<Statement, End> {
-        let visible = self.accounts.visible(user).await?;
-        let visible = visible.ok_or_else(|| Refusal::fatal(code::NOT_ALLOWED, "this user was removed"))?;
+        let visible = self.accounts.visible(login).await?;
+        let visible = visible.ok_or_else(|| {
+            Refusal::fatal(code::NOT_ALLOWED, "this user was removed, or has another password now")
+        })?;
         let named = |(name, value): (&&str, &String)| ((*name).to_owned(), value.clone());
         Ok(Statement {
-            user: user.to_owned(),
+            user: login.user.clone(),
             sql: piece.sql.clone(),
             parameters,
             visible,

@@ -4,6 +4,7 @@
 //! without TLS.
 
 use std::net::SocketAddr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::{Buf, Bytes};
 use pgwire::messages::PgWireBackendMessage as Answer;
@@ -19,7 +20,7 @@ use super::frames::{Message, Opening};
 use super::refusal::{Refusal, code};
 use super::stream::{self, Stream};
 use super::variables::Variables;
-use super::{End, Reader, Shared, Writer};
+use super::{End, Login, Reader, Shared, Writer};
 use crate::scram::{Exchange, MECHANISM, Verifier};
 
 /// The one database that there is.
@@ -91,7 +92,7 @@ pub(super) async fn log_in(
     shared: &Shared,
     reader: &mut Reader,
     writer: &mut Writer,
-) -> Result<(String, Variables), End> {
+) -> Result<(Login, Variables), End> {
     let parameter = |name: &str| {
         let found = startup.parameters.iter().find(|(key, _)| key == name);
         found.map(|(_, value)| value.as_str()).filter(|value| !value.is_empty())
@@ -113,7 +114,7 @@ pub(super) async fn log_in(
     if parameter("replication").is_some_and(|value| !["false", "off", "no", "0"].contains(&value)) {
         return Err(Refusal::fatal(code::UNSUPPORTED, "replication is not offered here").into());
     }
-    authenticate(user, peer, shared, reader, writer).await?;
+    let login = authenticate(user, peer, shared, reader, writer).await?;
     // After the login only: who may not come in learns nothing.
     let database = parameter("database").unwrap_or(user);
     if database != DATABASE && database != "postgres" {
@@ -127,7 +128,7 @@ pub(super) async fn log_in(
     for (name, value) in &startup.parameters {
         adopt(&mut variables, name, value)?;
     }
-    Ok((user.to_owned(), variables))
+    Ok((login, variables))
 }
 
 async fn authenticate(
@@ -136,7 +137,7 @@ async fn authenticate(
     shared: &Shared,
     reader: &mut Reader,
     writer: &mut Writer,
-) -> Result<(), End> {
+) -> Result<Login, End> {
     writer.put(Answer::Authentication(Authentication::SASL(vec![MECHANISM.to_owned()])))?;
     writer.flush().await?;
     let (mechanism, client_first) = initial_response(password(reader).await?).ok_or_else(malformed)?;
@@ -146,7 +147,9 @@ async fn authenticate(
     let address = peer.ip().to_canonical();
     shared.tries.check(user, address)?;
     let verifier = shared.accounts.verifier(user).await?;
-    let verifier = verifier.unwrap_or_else(|| Verifier::decoy(user, &shared.decoy_secret));
+    let decoy = || (Verifier::decoy(user, &shared.decoy_secret), String::new());
+    let (verifier, password_mark) = verifier.unwrap_or_else(decoy);
+    let at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let exchange = Exchange::begin(&client_first, verifier).map_err(|error| refused(&error))?;
     let challenge = Bytes::from(exchange.challenge().to_owned());
     writer.put(Answer::Authentication(Authentication::SASLContinue(challenge)))?;
@@ -159,7 +162,7 @@ async fn authenticate(
         return Err(Refusal::fatal(code::BAD_PASSWORD, message).into());
     };
     writer.put(Answer::Authentication(Authentication::SASLFinal(last.into())))?;
-    Ok(())
+    Ok(Login { user: user.to_owned(), password_mark, at })
 }
 
 async fn password(reader: &mut Reader) -> Result<Bytes, End> {

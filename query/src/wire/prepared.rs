@@ -82,7 +82,7 @@ impl Session<'_> {
         let described = match &piece {
             Some(piece) if piece.command == Command::Query => {
                 let samples = given.iter().map(parameters::sample).collect();
-                Some(self.shared.describe(&self.user, &self.variables, piece, samples).await?)
+                Some(self.shared.describe(&self.login, &self.variables, piece, samples).await?)
             }
             _ => None,
         };
@@ -162,7 +162,7 @@ impl Session<'_> {
         }
         if matches!(portal.state, State::Ready) {
             let values = std::mem::take(&mut portal.values);
-            let answer = self.shared.run(&self.user, &self.variables, piece, values).await?;
+            let answer = self.shared.run(&self.login, &self.variables, piece, values).await?;
             portal.state =
                 State::Running(Running::new(answer, fields.unwrap_or_default(), prepared.encoded_types()));
         }

@@ -20,14 +20,14 @@ use super::refusal::{Refusal, code, warning};
 use super::rows::{self, Fields};
 use super::stream::{Reader, Writer};
 use super::variables::Variables;
-use super::{End, Shared};
+use super::{End, Login, Shared};
 use crate::SQL_BYTES_MAX;
 
 /// One client.
 pub(super) struct Session<'a> {
     pub(super) shared: &'a Shared,
     pub(super) place: Place,
-    pub(super) user: String,
+    pub(super) login: Login,
     pub(super) variables: Variables,
     pub(super) writer: Writer,
     pub(super) status: TransactionStatus,
@@ -41,14 +41,14 @@ impl<'a> Session<'a> {
     pub(super) fn new(
         shared: &'a Shared,
         place: Place,
-        user: String,
+        login: Login,
         variables: Variables,
         writer: Writer,
     ) -> Self {
         Self {
             shared,
             place,
-            user,
+            login,
             variables,
             writer,
             status: TransactionStatus::Idle,
@@ -164,7 +164,7 @@ impl<'a> Session<'a> {
     }
 
     async fn simple_query(&mut self, piece: &Piece) -> Result<(), End> {
-        let answer = self.shared.run(&self.user, &self.variables, piece, Vec::new()).await?;
+        let answer = self.shared.run(&self.login, &self.variables, piece, Vec::new()).await?;
         let (fields, types) = (rows::fields(answer.schema(), &[])?, rows::encoded_types(answer.schema()));
         self.writer.put(Reply::RowDescription(rows::description(&fields)))?;
         let (sent, _) = Running::new(answer, fields, types).send(&mut self.writer, usize::MAX).await?;
