@@ -76,15 +76,12 @@ pub fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>> {
 
 /// The settings with their secrets, for the pipe to a process of this program.
 pub fn exposed(url: &str, settings: &Objects) -> serde_json::Value {
-    let secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned());
-    serde_json::json!({
-        "url": url,
-        "endpoint": settings.endpoint,
-        "region": settings.region,
-        "access_key": secret(&settings.access_key),
-        "secret_key": secret(&settings.secret_key),
-        "allow_http": settings.allow_http,
-    })
+    let secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.expose().to_owned()).into();
+    let mut told = serde_json::to_value(settings).unwrap_or_default();
+    told["url"] = url.into();
+    told["access_key"] = secret(&settings.access_key);
+    told["secret_key"] = secret(&settings.secret_key);
+    told
 }
 
 fn s3(bucket: &str, settings: &Objects) -> object_store::Result<AmazonS3> {
