@@ -58,8 +58,7 @@ impl Dev {
             std::fs::File::options().create(true).append(true).open(data.with_extension("log")).unwrap();
         let mut child = tidemill(data, pipelines)
             .args(["dev", "--listen", "127.0.0.1:0"])
-            // A start takes over what the killed one had in hand, however long its leases.
-            .args(["--set", "processor.lease=1h", "--set", "processor.retries_max=20"])
+            .args(["--set", "processor.retries_max=20"])
             .env("TIDEMILL_ADMIN_PASSWORD", PASSWORD)
             .stdout(Stdio::piped())
             .stderr(log)

@@ -74,6 +74,9 @@ async fn a_video_goes_up_and_an_mp3_comes_out() {
     assert_eq!(dev.stop(), Some(0));
 }
 
+/// What is left at least of the lease of a processor that was killed.
+const LEASE_LEFT_MIN: Duration = Duration::from_secs(35);
+
 /// A pipeline whose program sleeps so many seconds, a number that no other test uses.
 fn sleeper(folder: &Path, seconds: u32) -> PathBuf {
     let pipelines = folder.join("pipelines");
@@ -137,8 +140,11 @@ async fn a_program_ends_with_its_job_and_with_its_processor() {
     assert!(!left.is_empty() && left.iter().all(|place| place.exists()), "{left:?}");
 
     let dev = Dev::start(&data, &pipelines).await;
+    let started = Instant::now();
     until("the folder of the killed processor is gone", || !left.iter().any(|place| place.exists())).await;
     until("the job is worked on again", || sleeps(seconds)).await;
+    // A minute's lease, renewed each 20 s, is not waited for.
+    assert!(started.elapsed() < LEASE_LEFT_MIN, "it waited {:?} for a dead processor", started.elapsed());
     let job: Value = dev.get(&format!("/v1/jobs/{killed}")).await.json().await.unwrap();
     assert_eq!(job["status"], "processing", "{job}");
     drop(dev);
