@@ -12,7 +12,6 @@ mod ledger;
 mod log;
 mod scan;
 mod shape;
-mod small;
 mod sweep;
 
 use std::sync::Arc;
@@ -31,7 +30,6 @@ use crate::builder::missing;
 use crate::{CommitKey, Error, LedgerRow, Opened, Result, Selection, Sink, TablePlan, TableState};
 pub use day::made_day_column;
 use log::Log;
-use small::SmallFiles;
 
 /// Where the tables lie in the object store.
 const FOLDER: &str = "lake";
@@ -88,8 +86,7 @@ impl Lake {
 
     /// A table as it is now, for readers; `None` when there is no such table.
     pub async fn table(&self, name: &TableName) -> Result<Option<DeltaTable>> {
-        let objects: Arc<dyn ObjectStore> = Arc::new(SmallFiles::new(Arc::clone(&self.objects)));
-        Log::of(&objects, name)?.table().await
+        self.log(name)?.table().await
     }
 
     /// The key prefix of a table in the object store.

@@ -125,7 +125,7 @@ PROPERTIES
 
 # The port opens a moment before requests are answered; the log's line comes after both.
 ready_kafka() {
-  grep -q 'Kafka Server started' "$DIR/kafka.log" && port_answers "$KAFKA_PORT"
+  grep -qs 'Kafka Server started' "$DIR/kafka.log" && port_answers "$KAFKA_PORT"
 }
 
 start_smtp() {
