@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::StreamExt;
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, Column, Row};
-use tidemill_sinks::{Lake, Sink};
+use tidemill_sinks::Lake;
 
 use crate::bucket;
 
