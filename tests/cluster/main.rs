@@ -7,12 +7,17 @@
 
 #[path = "../servers/bucket.rs"]
 mod bucket;
+#[path = "../servers/databases.rs"]
+mod databases;
 mod deaths;
 mod delayed;
 mod exact;
 mod outages;
 mod place;
 mod roles;
+
+/// The servers that what depends on the database runs on, by the names that `tests/servers` has for them.
+const DATABASES: [&str; 2] = ["mariadb", "mysql"];
 
 /// Held by the scenario that runs.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

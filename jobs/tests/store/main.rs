@@ -1,10 +1,11 @@
-//! The job store, its sweeper and its relay, on SQLite and on MySQL, from one body of tests.
-//! MySQL or MariaDB is the one at `TIDEMILL_TEST_MYSQL_URL`.
+//! The job store, its sweeper and its relay, on SQLite, MariaDB and MySQL, from one body of tests.
 
 // Clippy knows test functions, not the helpers of an integration test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod collections;
+#[path = "../../../tests/servers/databases.rs"]
+mod databases;
 mod life;
 mod relay;
 mod slots;
