@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::DATABASES;
 use crate::place::{Place, root, variable};
 
 /// Longest wait for a start or a job; a loaded machine is slow, a hang is longer.
@@ -121,9 +122,14 @@ pub struct Client {
 }
 
 impl Cluster {
-    /// Two processors and one of each other role, on the pipelines of a folder.
+    /// Two processors and one of each other role, on the pipelines of a folder and MariaDB.
     pub async fn start(pipelines: &Path, processor: &str) -> Self {
-        let place = Place::make().await;
+        Self::start_on(DATABASES[0], pipelines, processor).await
+    }
+
+    /// The same on `mariadb` or `mysql`.
+    pub async fn start_on(database: &str, pipelines: &Path, processor: &str) -> Self {
+        let place = Place::make(database).await;
         let folder = TempDir::new().unwrap();
         let settings = place.settings(pipelines, processor);
         std::fs::write(folder.path().join("tidemill.toml"), settings).unwrap();
@@ -142,6 +148,16 @@ impl Cluster {
     pub fn add_processor(&mut self) {
         let role = spawn(&self.folder, "processor", &mut self.starts);
         self.processors.push(role);
+    }
+
+    /// Waits for a line in the log of the processor that was started last.
+    pub async fn newest_processor_said(&mut self, message: &str) -> Value {
+        self.processors.last_mut().unwrap().said(message).await
+    }
+
+    /// Waits for a line in the log of the gateway.
+    pub async fn gateway_said(&mut self, message: &str) -> Value {
+        self.gateway.said(message).await
     }
 
     /// Kills the gateway and starts it again.
@@ -255,6 +271,12 @@ impl Client {
         let (status, text) = (answer.status(), answer.text().await.unwrap());
         assert!(status.is_success(), "{path}: {status} {text}");
         text
+    }
+
+    /// Whether the gateway says that it is ready, and what it says of its parts.
+    pub async fn ready(&self) -> (bool, Value) {
+        let answer = self.http.get(self.url("/readyz")).send().await.unwrap();
+        (answer.status().is_success(), answer.json().await.unwrap())
     }
 
     /// Sends a file as a program should: while the answer is 503 or missing it sends again, with the same key.
