@@ -2,10 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use crate::databases::databases;
 use crate::exact::flights;
 use crate::place::root;
 use crate::roles::{Cluster, IMPATIENT};
-use crate::{DATABASES, TURN, holds_once, numbers, numbers_pipelines};
+use crate::{TURN, holds_once, numbers, numbers_pipelines};
 
 /// Kills the processor that works on a job, again and again, until the job is done.
 async fn done_under_kills(cluster: &mut Cluster, id: &str) {
@@ -32,7 +33,7 @@ async fn done_under_kills(cluster: &mut Cluster, id: &str) {
 #[tokio::test]
 async fn a_file_whose_processor_is_killed_is_written_once() {
     let _turn = TURN.lock().await;
-    for database in DATABASES {
+    for (database, _) in databases() {
         let mut cluster = Cluster::start_on(database, &root("pipelines"), IMPATIENT).await;
         let id = cluster.client().send("flights", "flights", flights()).await;
         done_under_kills(&mut cluster, &id).await;

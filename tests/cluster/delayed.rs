@@ -3,8 +3,9 @@
 
 use serde_json::{Value, json};
 
+use crate::TURN;
+use crate::databases::databases;
 use crate::roles::{Cluster, IMPATIENT};
-use crate::{DATABASES, TURN};
 
 /// Every job writes the same row, so the last to run is the one that is seen.
 const MARKS: &str = "\
@@ -23,7 +24,7 @@ const JOBS: i64 = 12;
 #[tokio::test]
 async fn delayed_jobs_run_in_the_order_of_arrival_on_three_processors_that_die() {
     let _turn = TURN.lock().await;
-    for database in DATABASES {
+    for (database, _) in databases() {
         jobs_run_in_the_order_of_arrival(database).await;
     }
 }

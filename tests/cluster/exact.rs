@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::io::Read;
 
+use crate::TURN;
+use crate::databases::databases;
 use crate::place::root;
 use crate::roles::{Cluster, IMPATIENT, employees};
-use crate::{DATABASES, TURN};
 
 /// Rows of flights.csv, and those without a departure time, as the README of the data tells.
 const FLIGHTS: i64 = 336_776;
@@ -14,7 +15,7 @@ const NOT_DEPARTED: i64 = 8_255;
 #[tokio::test]
 async fn employees_and_flights_come_out_exactly() {
     let _turn = TURN.lock().await;
-    for database in DATABASES {
+    for (database, _) in databases() {
         let cluster = Cluster::start_on(database, &root("pipelines"), IMPATIENT).await;
         employees_and_flights_come_out(&cluster).await;
     }

@@ -1,6 +1,7 @@
 //! The roles as separate processes on real servers: what goes up comes out exactly, also when processes are
 //! killed and servers stopped in the midst of it.
 //!
+//! What depends on the database runs on each of `databases`, the rest on MariaDB.
 //! The scenarios take turns, because some stop the servers that all of them use.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
@@ -15,9 +16,6 @@ mod exact;
 mod outages;
 mod place;
 mod roles;
-
-/// The servers that what depends on the database runs on, by the names that `tests/servers` has for them.
-const DATABASES: [&str; 2] = ["mariadb", "mysql"];
 
 /// Held by the scenario that runs.
 static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());

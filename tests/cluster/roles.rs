@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::DATABASES;
 use crate::place::{Place, root, variable};
 
 /// Longest wait for a start or a job; a loaded machine is slow, a hang is longer.
@@ -124,7 +123,7 @@ pub struct Client {
 impl Cluster {
     /// Two processors and one of each other role, on the pipelines of a folder and MariaDB.
     pub async fn start(pipelines: &Path, processor: &str) -> Self {
-        Self::start_on(DATABASES[0], pipelines, processor).await
+        Self::start_on("mariadb", pipelines, processor).await
     }
 
     /// The same on `mariadb` or `mysql`.
