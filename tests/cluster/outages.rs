@@ -50,14 +50,14 @@ async fn roles_wait_for_databases_that_take_no_writes() {
     let client = cluster.client();
     let mut accepted = vec![client.send("numbers", "file-0", numbers(0, ROWS)).await];
     cluster.succeeded(&accepted[0]).await;
-    assert!(client.ready().await.0);
+    client.becomes(true).await;
     let read_only = ReadOnly::make(&cluster.place).await;
 
     cluster.add_processor();
     let told = cluster.newest_processor_said("waiting for the job database").await;
     assert!(told["error"].as_str().unwrap().contains("read-only"), "{told}");
-    let (ready, parts) = client.ready().await;
-    assert!(!ready && parts["parts"]["database"]["ready"] == false, "{parts}");
+    let parts = client.becomes(false).await;
+    assert_eq!(parts["database"]["ready"], false, "{parts}");
     let told = cluster.gateway_said("a part is not ready").await;
     assert!(told["error"].as_str().unwrap().contains("read-only"), "{told}");
     let sender = tokio::spawn(async move { client.send("numbers", "file-1", numbers(1, ROWS)).await });
@@ -68,7 +68,7 @@ async fn roles_wait_for_databases_that_take_no_writes() {
     accepted.push(sender.await.unwrap());
     cluster.newest_processor_said("processor takes jobs").await;
     each_is_done_once(&cluster, &accepted).await;
-    assert!(cluster.client().ready().await.0);
+    cluster.client().becomes(true).await;
 }
 
 /// Rounds of deaths, and pause between two of them.

@@ -272,10 +272,18 @@ impl Client {
         text
     }
 
-    /// Whether the gateway says that it is ready, and what it says of its parts.
-    pub async fn ready(&self) -> (bool, Value) {
-        let answer = self.http.get(self.url("/readyz")).send().await.unwrap();
-        (answer.status().is_success(), answer.json().await.unwrap())
+    /// Waits until the gateway says that it is ready, or not; gives what it says of its parts.
+    pub async fn becomes(&self, ready: bool) -> Value {
+        let began = Instant::now();
+        loop {
+            let answer = self.http.get(self.url("/readyz")).send().await.unwrap();
+            let (status, told): (_, Value) = (answer.status(), answer.json().await.unwrap());
+            if status.is_success() == ready {
+                return told["parts"].clone();
+            }
+            assert!(began.elapsed() < WAIT_MAX, "still {status}: {told}");
+            tokio::time::sleep(PAUSE).await;
+        }
     }
 
     /// Sends a file as a program should: while the answer is 503 or missing it sends again, with the same key.
