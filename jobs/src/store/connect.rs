@@ -4,7 +4,7 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::mysql::MySqlDatabaseError;
 use sqlx::{AnyConnection, Executor};
 use tokio::sync::Semaphore;
@@ -63,13 +63,20 @@ impl JobStore {
     pub async fn migrate(&self) -> Result<()> {
         let mut tries = 1;
         loop {
-            match migrations(self.dialect).run(&self.pool).await {
+            match self.migrate_once().await {
                 Err(error) if tries < MIGRATE_TRIES => warn!(%error, "failed to migrate, trying again"),
                 done => return done.map_err(Error::Migrate),
             }
             tries += 1;
             tokio::time::sleep(MIGRATE_PAUSE).await;
         }
+    }
+
+    /// On a connection that ends with it: a migration that fails does not give its lock back, and every other process
+    /// would wait for that without end.
+    async fn migrate_once(&self) -> Result<(), MigrateError> {
+        let mut connection = self.pool.acquire().await?.detach();
+        migrations(self.dialect).run(&mut connection).await
     }
 
     /// Reaches the database, for readiness and `tidemill doctor`. A server that takes no writes does not pass.

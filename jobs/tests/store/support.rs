@@ -13,7 +13,7 @@ use tidemill_jobs::{
 use tidemill_pipelines::{Blame, Duplicates};
 use uuid::Uuid;
 
-/// Makes each test run on SQLite and on the servers: MariaDB, then MySQL.
+/// Makes each test run on SQLite, and on MariaDB and MySQL one after the other.
 macro_rules! on_both {
     ($($name:ident),* $(,)?) => {
         mod on_sqlite {
