@@ -86,7 +86,7 @@ fn standing_parts(sources: &Sources) -> Result<Parts> {
 async fn job_store(parts: &Parts) -> Result<JobStore> {
     let jobs = parts.jobs().await?;
     if parts.settings().migrate {
-        jobs.migrate().await?;
+        parts.migrate_jobs(&jobs).await?;
     }
     Ok(jobs)
 }

@@ -56,7 +56,7 @@ impl Start {
         let (mut crew, registry) = (Crew::new()?, Registry::new());
         let (jobs, log, objects) = (parts.jobs().await?, parts.log().await?, parts.objects()?);
         if parts.settings().migrate {
-            jobs.migrate().await?;
+            parts.migrate_jobs(&jobs).await?;
             log.create_topics().await?;
         }
         // Whoever commits jobs publishes their events.
@@ -70,7 +70,7 @@ impl Start {
     async fn sink(&self) -> Result<Arc<dyn Sink>> {
         let sink = self.parts.sink().await?;
         if self.parts.settings().migrate {
-            sink.migrate().await?;
+            self.parts.migrate_tables(&sink).await?;
         }
         Ok(sink)
     }

@@ -1,5 +1,7 @@
 //! What may go wrong with jobs and events.
 
+use sqlx::migrate::MigrateError;
+use sqlx::mysql::MySqlDatabaseError;
 use tidemill_pipelines::{Blame, PipelineName, Retry};
 
 /// Short for results of this crate.
@@ -19,7 +21,7 @@ pub enum Error {
     },
     /// The schema could not be brought up to date.
     #[error("failed to migrate the job database")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[from] MigrateError),
     /// The broker refused or did not answer.
     #[error("failed to {action} on the event log: {message}")]
     Log {
@@ -95,6 +97,7 @@ impl Error {
     pub fn blame(&self) -> Blame {
         match self {
             Error::Database { .. } | Error::Log { .. } | Error::Ledger { .. } => Blame::World,
+            Error::Migrate(error) if may_pass(error) => Blame::World,
             Error::Migrate(_) | Error::Malformed { .. } => Blame::Operator,
             Error::IdempotencyConflict { .. }
             | Error::ObjectTaken { .. }
@@ -108,8 +111,25 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Error::Database { .. } => Retry::Later,
+            Error::Migrate(error) if may_pass(error) => Retry::Later,
             Error::Log { retry, .. } | Error::Ledger { retry, .. } => *retry,
             _ => Retry::Never,
         }
+    }
+}
+
+/// Whether what stopped a migration passes by itself: the server went away, or takes no writes until a failover.
+fn may_pass(error: &MigrateError) -> bool {
+    // The server's read-only settings, as MySQL and MariaDB number them.
+    const READ_ONLY: [u16; 2] = [1290, 1836];
+    let (MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _)) = error else {
+        return false;
+    };
+    match source {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(error) => error
+            .try_downcast_ref::<MySqlDatabaseError>()
+            .is_some_and(|error| READ_ONLY.contains(&error.number())),
+        _ => false,
     }
 }

@@ -12,6 +12,7 @@ use sqlx::{AssertSqlSafe, Column, Row};
 use tidemill_sinks::Lake;
 
 use crate::bucket;
+use crate::databases::databases;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -25,11 +26,12 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes the databases.
-    pub async fn make() -> Self {
+    /// Makes the databases on `mariadb` or `mysql`.
+    pub async fn make(database: &str) -> Self {
         let nth = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tidemill_cluster_{}_{nth}", std::process::id());
-        let server = variable("TIDEMILL_TEST_MYSQL_URL").trim_end_matches('/').to_owned();
+        eprintln!("on {database}");
+        let (_, server) = databases().into_iter().find(|(name, _)| *name == database).unwrap();
         let pool = MySqlPoolOptions::new().max_connections(2).connect_lazy(&server).unwrap();
         let place = Self { name, server, pool };
         for database in [place.jobs(), place.tables()] {
@@ -149,18 +151,39 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // By the client: a drop cannot wait for the pool.
-        let url = self.server.trim_start_matches("mysql://");
-        let (login, address) = url.rsplit_once('@').unwrap_or(("root", url));
-        let (user, password) = login.split_once(':').unwrap_or((login, ""));
-        let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
         let sql =
             format!("DROP DATABASE IF EXISTS `{}`; DROP DATABASE IF EXISTS `{}`", self.jobs(), self.tables());
-        Command::new("mariadb")
-            .args(["--no-defaults", "--protocol=tcp", "-h", host, "-P", port, "-u", user, "-e", &sql])
-            .env("MYSQL_PWD", password)
-            .status()
-            .ok();
+        by_client(&self.server, &sql);
+    }
+}
+
+/// Runs SQL in the client: a drop cannot wait for a pool.
+fn by_client(server: &str, sql: &str) {
+    let url = server.trim_start_matches("mysql://");
+    let (login, address) = url.rsplit_once('@').unwrap_or(("root", url));
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
+    Command::new("mariadb")
+        .args(["--no-defaults", "--protocol=tcp", "-h", host, "-P", port, "-u", user, "-e", sql])
+        .env("MYSQL_PWD", password)
+        .status()
+        .ok();
+}
+
+/// The MySQL of a place, which takes no writes until this is dropped.
+pub struct ReadOnly(String);
+
+impl ReadOnly {
+    pub async fn make(place: &Place) -> Self {
+        let made = Self(place.server.clone());
+        place.run("SET GLOBAL super_read_only = ON").await;
+        made
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        by_client(&self.0, "SET GLOBAL super_read_only = OFF; SET GLOBAL read_only = OFF");
     }
 }
 

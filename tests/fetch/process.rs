@@ -1,5 +1,5 @@
 //! `tidemill fetch` and the role `fetcher` as processes: killed half-way, run twice, started by the clock. The API is a
-//! real HTTP server of this test that counts its requests. The job database is SQLite and MySQL (`TIDEMILL_TEST_MYSQL_URL`).
+//! real HTTP server of this test that counts its requests. The job database is SQLite, MariaDB and MySQL.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -186,23 +186,24 @@ async fn a_killed_fetch_is_taken_up_without_fetching_a_landed_page_again_on_sqli
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_fetch_is_taken_up_without_fetching_a_landed_page_again_on_mysql() {
-    let server = std::env::var("TIDEMILL_TEST_MYSQL_URL")
-        .unwrap_or_else(|_| panic!("TIDEMILL_TEST_MYSQL_URL is not set"));
+async fn a_killed_fetch_is_taken_up_without_fetching_a_landed_page_again_on_each_server() {
     sqlx::any::install_default_drivers();
-    let name = format!("tidemill_fetch_{}", std::process::id());
-    let admin = sqlx::AnyPool::connect(&server).await.unwrap();
-    let run = |statement: String| sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&admin);
-    run(format!("CREATE DATABASE {name}")).await.unwrap();
-    let url = format!("{}/{name}", server.trim_end_matches('/'));
-    let done = tokio::spawn(async move {
-        let api = Api::start().await;
-        let place = Place::new(&api, Some(&url));
-        killed_and_taken_up(&place, &api, &url).await;
-    })
-    .await;
-    run(format!("DROP DATABASE {name}")).await.unwrap();
-    done.unwrap();
+    for (server, url) in crate::databases::databases() {
+        eprintln!("on {server}");
+        let name = format!("tidemill_fetch_{}", std::process::id());
+        let admin = sqlx::AnyPool::connect(&url).await.unwrap();
+        let run = |statement: String| sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&admin);
+        run(format!("CREATE DATABASE {name}")).await.unwrap();
+        let url = format!("{url}/{name}");
+        let done = tokio::spawn(async move {
+            let api = Api::start().await;
+            let place = Place::new(&api, Some(&url));
+            killed_and_taken_up(&place, &api, &url).await;
+        })
+        .await;
+        run(format!("DROP DATABASE {name}")).await.unwrap();
+        done.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
