@@ -249,8 +249,9 @@ async fn a_fetch_that_waits_ends_with_its_job_and_as_it_does() {
     let folder = place.folder.path().join("pipelines");
     let good = std::fs::read_to_string(folder.join("readings.yaml")).unwrap();
     let good = good.replace("    schedule: { cron: '* * * * *' }\n", "");
-    let bad =
-        good.replace("pipeline: readings", "pipeline: bad").replace("name: page, type: int64", "name: page, type: date");
+    let bad = good
+        .replace("pipeline: readings", "pipeline: bad")
+        .replace("name: page, type: int64", "name: page, type: date");
     std::fs::write(folder.join("readings.yaml"), good).unwrap();
     std::fs::write(folder.join("bad.yaml"), bad).unwrap();
     let nobody = place.run(&["fetch", "readings", "--slot", "2026-11-20T10:00:00Z", "--wait=1s"]).await;

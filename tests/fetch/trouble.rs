@@ -139,7 +139,7 @@ async fn half_a_json_behind_a_link_leaves_no_object() {
         error.to_string().ends_with("/pages/1 answered with half a JSON document: its end is missing"),
         "{error}"
     );
-    let key = format!("landing/readings/{}/page-000001.json", claim.run_id);
+    let key = format!("landing/readings/{}/1/page-000001.json", claim.run_id);
     assert!(place.objects.head(&key.as_str().into()).await.is_err());
 }
 

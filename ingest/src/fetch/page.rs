@@ -128,7 +128,8 @@ impl Run {
         let links = header(&answer, LINK);
         let mut got = Got { links, ..Got::end(page, url, status, attempts) };
         got.is_end = false;
-        let key = ObjectKey::page(&self.pipeline.name, self.claim.run_id, page.number, self.ending);
+        let (pipeline, claim) = (&self.pipeline.name, &self.claim);
+        let key = ObjectKey::page(pipeline, claim.run_id, claim.attempt, page.number, self.ending);
         if wanted == Use::Store {
             let stored = self.stream(&key, answer, &got.url, limit_bytes).await?;
             (got.landed.content_sha256, got.landed.size_bytes) = (stored.sha256, stored.size_bytes);
