@@ -63,8 +63,12 @@ impl Run {
             let outcome = if error.retry() == Retry::Never { "refused" } else { "retried" };
             self.fetcher.metrics.page(self.name(), outcome);
             match &error {
-                FetchError::Unavailable { retry_after: Some(_), .. } if put_offs < PUT_OFFS_MAX => {
+                FetchError::Unavailable { retry_after: Some(pause), .. } if put_offs < PUT_OFFS_MAX => {
                     (tries, put_offs) = (tries - 1, put_offs + 1);
+                    // The whole host pauses as long as it asked for. One that asks for nothing would be asked at once.
+                    if *pause < PAUSES.0 {
+                        tokio::time::sleep(back_off(put_offs, page.number)).await;
+                    }
                 }
                 _ if error.retry() != Retry::Never && tries < self.source.limits.attempts => {
                     tracing::debug!(page = page.number, %error, tries, "a page is tried again");
