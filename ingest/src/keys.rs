@@ -51,6 +51,11 @@ impl ObjectKey {
         }
     }
 
+    /// A file of a job in a folder of collected reports.
+    pub(crate) fn collected(folder: &str, job: JobId, file: &str) -> Self {
+        Self(format!("{folder}/{job}/{file}"))
+    }
+
     /// The key as text.
     pub fn as_str(&self) -> &str {
         &self.0
