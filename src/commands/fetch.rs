@@ -58,7 +58,8 @@ pub async fn run(parts: &Parts, args: &FetchArgs, json: bool) -> Result<ExitCode
     if let (Some(longest), RunEnd::Job(job)) = (args.wait, &mut end) {
         **job = ended(&jobs, job.job_id, longest).await?;
         if !json {
-            print_text(&format!("{name}: {}\n{}{}", job.status.as_str(), counted(job), blamed(job)));
+            let text = format!("{name}: {}\n{}{}", job.status.as_str(), counted(job), blamed(job));
+            print_text(text.trim_end());
         }
     }
     if json {

@@ -250,6 +250,7 @@ async fn a_fetch_that_waits_ends_with_its_job_and_as_it_does() {
     let good = std::fs::read_to_string(folder.join("readings.yaml")).unwrap();
     let good = good.replace("    schedule: { cron: '* * * * *' }\n", "");
     let bad = good
+        .replace("name: readings, mode", "name: bad, mode")
         .replace("pipeline: readings", "pipeline: bad")
         .replace("name: page, type: int64", "name: page, type: date");
     std::fs::write(folder.join("readings.yaml"), good).unwrap();
