@@ -1,15 +1,16 @@
 //! The ways in which pages hang together.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::response::IntoResponse;
 use object_store::ObjectStoreExt;
 use tidemill_ingest::{FetchError, Progress, RunEnd};
 use tidemill_jobs::{JobStatus, LandedPage, Page};
 use tidemill_pipelines::Source;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use crate::api::{Api, csv, index, json};
 use crate::place::{Place, pipeline};
@@ -221,18 +222,20 @@ async fn a_run_that_was_cut_off_fetches_no_landed_page_again() {
     assert_eq!(api.hits("/readings"), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+#[tokio::test]
 async fn a_fetcher_that_was_overtaken_overwrites_no_page_of_its_successor() {
-    let go_on = Arc::new(AtomicBool::new(false));
+    let go_on = Arc::new(Notify::new());
     let api = Api::start({
         let go_on = Arc::clone(&go_on);
         move |asked| match (asked.target.as_str(), asked.times) {
             ("/readings", _) => index(asked, 3),
             ("/pages/1", 1) => {
-                while !go_on.load(Ordering::SeqCst) {
-                    std::thread::sleep(Duration::from_millis(5));
-                }
-                Some("id\n666\n".into_response())
+                let go_on = Arc::clone(&go_on);
+                let late = async move {
+                    go_on.notified().await;
+                    Ok::<_, std::io::Error>("id\n666\n")
+                };
+                Some(Body::from_stream(futures::stream::once(late)).into_response())
             }
             _ => csv(asked.number()),
         }
@@ -254,7 +257,7 @@ async fn a_fetcher_that_was_overtaken_overwrites_no_page_of_its_successor() {
     assert_eq!((again.run_id, again.attempt), (claim.run_id, 2));
     let end = place.run(&pipeline, &again, Default::default()).await.unwrap();
     let RunEnd::Job(job) = end else { panic!("{end:?}") };
-    go_on.store(true, Ordering::SeqCst);
+    go_on.notify_one();
     let late = late.await.unwrap();
     assert!(matches!(late, Err(FetchError::Overtaken)), "{late:?}");
     assert_eq!(place.contents(&job).await, records(0..3));
