@@ -163,7 +163,7 @@ landed are not fetched again.
 
 Examples:
   tidemill --data ./tidemill-data fetch sensor_readings
-  tidemill fetch sensor_readings --wait           until its rows are in the table, or the job has failed
+  tidemill fetch sensor_readings --wait     until its rows are in the table
   tidemill fetch sensor_readings --slot 2026-11-21T10:15:00Z")]
     Fetch(FetchArgs),
     /// Print the JSON Schema of pipeline files
