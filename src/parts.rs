@@ -3,6 +3,7 @@
 //! Each part is the server that the settings name, or the embedded one in the folder `data`. Roles,
 //! commands and `doctor` all get their parts here, so they cannot differ.
 
+mod durable;
 mod ledger;
 mod mail;
 mod objects;

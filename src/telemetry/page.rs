@@ -41,6 +41,7 @@ fn roles() -> prometheus::Result<Roles> {
     of_processor.push(Box::new(swept_counter()?));
     of_processor.push(Box::new(ready_gauge()?));
     let mut of_fetcher = fetcher.collectors();
+    of_fetcher.extend(tidemill_ingest::CollectMetrics::new(&scratch)?.collectors());
     of_fetcher.push(Box::new(ready_gauge()?));
     Ok(vec![
         ("gateway", with(of_gateway, true, true)),

@@ -244,6 +244,33 @@ async fn a_missed_slot_is_made_up_for_and_goes_on_after_a_kill_until_its_rows_ar
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_that_waits_ends_with_its_job_and_as_it_does() {
+    let api = Api::start().await;
+    let place = Place::new(&api, None);
+    let folder = place.folder.path().join("pipelines");
+    let good = std::fs::read_to_string(folder.join("readings.yaml")).unwrap();
+    let good = good.replace("    schedule: { cron: '* * * * *' }\n", "");
+    let bad = good
+        .replace("name: readings, mode", "name: bad, mode")
+        .replace("pipeline: readings", "pipeline: bad")
+        .replace("name: page, type: int64", "name: page, type: date");
+    std::fs::write(folder.join("readings.yaml"), good).unwrap();
+    std::fs::write(folder.join("bad.yaml"), bad).unwrap();
+    let nobody = place.run(&["fetch", "readings", "--slot", "2026-11-20T10:00:00Z", "--wait=1s"]).await;
+    let error = String::from_utf8_lossy(&nobody.stderr);
+    assert!(error.contains("has not ended after 1s, is a processor running?"), "{error}");
+    assert!(error.contains("look at it: tidemill jobs show"), "{error}");
+    assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+    let _running = place.start(&["dev", "--listen", "127.0.0.1:0"]);
+    for (pipeline, status, code) in [("readings", "success", 0), ("bad", "failed", 1)] {
+        let output = place.run(&["fetch", pipeline, "--slot", SLOT, "--wait=5m"]).await;
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        assert_eq!((&told["job"]["status"], output.status.code()), (&status.into(), Some(code)), "{told}");
+    }
+    assert_eq!(place.rows().await, 2 * PAGES, "the job of the first fetch came before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_asks_for_it_hears_of_fetches_that_fail_by_hand_and_by_the_clock() {
     let api = Api::start().await;
     let place = Place::new(&api, None);

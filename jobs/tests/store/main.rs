@@ -197,6 +197,6 @@ async fn objects_without_a_job_are_told_apart(db: Database) {
     let job = landed(&db.store, new_job("sales")).await;
     let mut asked: Vec<JobId> = (0..1_200).map(|_| JobId::new()).collect();
     asked.push(job.job_id);
-    let found = db.store.jobs_with_objects(&asked).await.unwrap();
+    let found = db.store.owners_of_objects(&asked).await.unwrap();
     assert_eq!(found.into_iter().collect::<Vec<_>>(), [job.job_id]);
 }

@@ -168,7 +168,8 @@ async fn judge(host: &str, answer: Response) -> Result<(), NoticeError> {
     if status.is_success() {
         return Ok(());
     }
-    let pause = retry_after(answer.headers(), Utc::now());
+    // No pause at all is no answer to when: the sender's own pauses hold, which grow.
+    let pause = retry_after(answer.headers(), Utc::now()).filter(|pause| !pause.is_zero());
     let message = format!("status {}{}", status.as_u16(), excerpt(answer).await);
     if status.is_redirection() {
         let message = format!("{message}; redirects are not followed, write the final url");
