@@ -30,6 +30,14 @@ pub enum Error {
         /// Whether it may pass.
         retry: Retry,
     },
+    /// The event log will never take this record, whoever sends it and when: it is too large or malformed.
+    #[error("the event log refuses a record of {size_bytes} bytes for good: {message}")]
+    Record {
+        /// How large its payload is.
+        size_bytes: usize,
+        /// What the broker or its client said.
+        message: String,
+    },
     /// A row or an event holds what this version does not understand.
     #[error("failed to read {what}: {message}")]
     Malformed {
@@ -87,7 +95,7 @@ impl Error {
     pub fn blame(&self) -> Blame {
         match self {
             Error::Database { .. } | Error::Log { .. } => Blame::World,
-            Error::Migrate(_) | Error::Malformed { .. } => Blame::Operator,
+            Error::Migrate(_) | Error::Malformed { .. } | Error::Record { .. } => Blame::Operator,
             Error::IdempotencyConflict { .. }
             | Error::ObjectTaken { .. }
             | Error::TooLong { .. }

@@ -21,7 +21,8 @@ pub use log::{EmbeddedLog, EventLog, KafkaLog, KafkaSettings, PartitionLag, Reco
 pub use pushed::{Fingerprint, PUSHED_PREFIX};
 pub use relay::Relay;
 pub use store::{
-    Claim, Collection, FailedPage, JobFilter, JobPage, JobStore, Landed, LandedPage, NewJob, Outcome,
-    OwnJobs, Page, QueueStats, SlotAnswer, SlotClaim, StoreLimits, Weight, Work,
+    Claim, Collection, DeadLetter, FailedPage, JobFilter, JobPage, JobStore, Landed, LandedPage,
+    NewJob, Outcome, OwnJobs, Page, QueueStats, SlotAnswer,
+    SlotClaim, StoreLimits, Weight, Work,
 };
 pub use sweeper::{Sweeper, Swept};

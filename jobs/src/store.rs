@@ -30,6 +30,7 @@ use tokio::sync::Semaphore;
 
 use crate::{Counts, Job, JobError, JobId, JobStatus};
 pub use collections::Collection;
+pub use outbox::DeadLetter;
 pub(crate) use outbox::{Handover, OutboxRow};
 pub use pages::{FailedPage, LandedPage, Page};
 pub(crate) use rows::Stored;
@@ -221,4 +222,6 @@ pub struct QueueStats {
     pub oldest_queued_age_seconds: f64,
     /// Events that are committed and not yet published, with those that wait for their time.
     pub outbox_length: u64,
+    /// Events that the log refused for good.
+    pub dead_letters: u64,
 }
