@@ -21,8 +21,8 @@ pub use log::{EmbeddedLog, EventLog, KafkaLog, KafkaSettings, PartitionLag, Reco
 pub use pushed::{Fingerprint, PUSHED_PREFIX};
 pub use relay::Relay;
 pub use store::{
-    Claim, Collection, DeadLetter, FailedPage, JobFilter, JobPage, JobStore, Landed, LandedPage,
-    NewJob, Outcome, OwnJobs, Page, QueueStats, SlotAnswer,
+    Claim, Collection, DeadLetter, DueNotice, FailedPage, JobFilter, JobPage, JobStore, Landed, LandedPage,
+    NewJob, NewNotice, NoticeClaim, NoticeEnd, NoticeStats, Outcome, OwnJobs, Page, QueueStats, SlotAnswer,
     SlotClaim, StoreLimits, Weight, Work,
 };
 pub use sweeper::{Sweeper, Swept};

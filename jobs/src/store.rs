@@ -9,6 +9,7 @@ mod collections;
 mod connect;
 mod land;
 mod left;
+mod notices;
 mod outbox;
 mod pages;
 mod pipelines;
@@ -30,6 +31,7 @@ use tokio::sync::Semaphore;
 
 use crate::{Counts, Job, JobError, JobId, JobStatus};
 pub use collections::Collection;
+pub use notices::{DueNotice, NewNotice, NoticeClaim, NoticeEnd, NoticeStats};
 pub use outbox::DeadLetter;
 pub(crate) use outbox::{Handover, OutboxRow};
 pub use pages::{FailedPage, LandedPage, Page};

@@ -6,6 +6,7 @@
 
 mod collections;
 mod life;
+mod notices;
 mod relay;
 mod slots;
 mod support;
