@@ -57,7 +57,7 @@ pub async fn run(mut settings: Settings) -> Result<()> {
 
     add_fetcher(&mut crew, &parts, &registry, shared.clone())?;
     add_processor(&mut crew, &parts, &registry, shared.clone(), sink)?;
-    add_notifier(&mut crew, &parts, &registry, Arc::clone(&pipelines), Arc::clone(&shared.log))?;
+    add_notifier(&mut crew, &parts, &registry, shared.clone())?;
     let workers = parts.workers()?;
     workers.warm_up().await?;
     add_wire(&mut crew, &parts, wire, &shared, workers.clone())?;

@@ -280,7 +280,7 @@ async fn is_parked(db: &Database, mut log: Log, topic: &str, payload: String) {
     relay.stop().await;
 }
 
-/// The end of a job of 12,000 keys, as version 0.1.0 told of it.
+/// The end of a job of 12,000 keys, as earlier versions told of it.
 fn large() -> String {
     serde_json::json!({ "data": { "job": { "files_to_process": vec!["k".repeat(200); 12_000] } } })
         .to_string()
