@@ -104,6 +104,23 @@ async fn what_a_killed_notifier_had_in_hand_is_taken_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_is_acked_only_once_its_notices_are_rows() {
+    let place = Place::new(&[MAILED]).await;
+    let job = place.job("mailed", success()).await;
+    until("the event is on the log", async || place.lag().await == 1).await;
+    let mut lock = place.jobs.pool().acquire().await.unwrap();
+    sqlx::query("BEGIN IMMEDIATE").execute(&mut *lock).await.unwrap();
+    let killed = place.start();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(place.lag().await, 1, "its rows could not be written yet");
+    killed.kill().await;
+    sqlx::query("ROLLBACK").execute(&mut *lock).await.unwrap();
+    let living = place.start();
+    until("it is told", async || place.mail.of(&job) == 1).await;
+    living.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notice_is_done_only_once_it_is_taken() {
     let place = Place::new(&[MAILED]).await;
     place.mail.answers(vec![Answer::Error(away())]);
