@@ -10,6 +10,7 @@ mod bucket;
 mod deaths;
 mod delayed;
 mod exact;
+mod notices;
 mod outages;
 mod place;
 mod roles;
