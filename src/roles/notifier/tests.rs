@@ -2,6 +2,7 @@
 //! where nothing dies in the wrong moment, and no receiver, panic or restart keeps another from its own.
 
 mod place;
+mod receivers;
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use tidemill_jobs::{Counts, JobStatus, NewNotice, Outcome};
 use tidemill_pipelines::Blame;
 
 use super::*;
-use place::{Answer, Place, Receiver, away, failed, success, until};
+use place::{Place, failed, success, until};
+use receivers::{Answer, Receiver, away, refused};
 
 /// The body of a webhook, as it always was.
 const BODY: &str = include_str!("../../../jobs/src/event/finished-with-job.json");
@@ -133,9 +135,40 @@ async fn a_notice_is_done_only_once_it_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_recipient_who_has_the_notice_is_spared_when_another_is_tried_again() {
+    let place =
+        Place::new(&[&MAILED.replace("to: ana@example.org", "to: [ana@example.org, bob@example.org]")]).await;
+    place.mail.answers(vec![Answer::Error(away()), Answer::Taken]);
+    let first = place.start();
+    let job = place.job("mailed", success()).await;
+    until("the first recipient has it", async || place.mail.of(&job) == 1).await;
+    first.stop().await;
+    let second = place.start();
+    until("the second has it", async || place.mail.of(&job) == 2).await;
+    until("it is written down", async || place.waiting().await == 0).await;
+    assert_eq!(place.mail.tries(), 3);
+    second.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn each_try_of_a_webhook_carries_the_same_id() {
+    let dead = Receiver::dead().await;
+    let place = Place::new(&[&both(&dead.url)]).await;
+    let first = place.start();
+    place.job("both", success()).await;
+    until("it was asked", async || dead.asked() == 1).await;
+    first.kill().await;
+    let second = place.start();
+    until("it was asked again", async || dead.asked() == 2).await;
+    let ids: std::collections::HashSet<_> = dead.deliveries().into_iter().collect();
+    assert_eq!(ids.len(), 1, "{ids:?}");
+    second.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_is_refused_for_good_is_not_tried_again() {
     let place = Place::new(&[MAILED]).await;
-    place.mail.answers(vec![Answer::Error(place::refused())]);
+    place.mail.answers(vec![Answer::Error(refused())]);
     let running = place.start();
     place.job("mailed", success()).await;
     until("it has ended", async || place.status().await == "refused").await;
