@@ -8,6 +8,7 @@ mod collections;
 mod life;
 mod notices;
 mod relay;
+mod settle;
 mod slots;
 mod support;
 mod sweeper;

@@ -7,7 +7,7 @@ mod receivers;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
-use tidemill_jobs::{Counts, JobStatus, NewNotice, Outcome};
+use tidemill_jobs::{Committed, Counts, JobStatus, NewNotice, Outcome};
 use tidemill_pipelines::Blame;
 
 use super::*;
@@ -226,12 +226,12 @@ async fn a_webhook_gets_the_event_that_it_always_got() {
     let taker = Receiver::taking().await;
     let place = Place::new(&[&both(&taker.url)]).await;
     let running = place.start();
-    let outcome = Outcome::Success {
+    let committed = Committed {
         counts: Counts { records_in: 3, records_written: 2, records_rejected: 1, records_filtered: 0 },
         report: place.report("not_int64").await,
         artifacts: vec!["talk.mp3".to_owned()],
     };
-    let job = place.job("both", outcome).await;
+    let job = place.job("both", Outcome::Success(committed)).await;
     until("it came", async || taker.asked() == 1).await;
     let body: serde_json::Value = serde_json::from_str(&taker.body()).unwrap();
     let mut fields: Vec<_> = body.as_object().unwrap().keys().map(String::as_str).collect();
@@ -251,7 +251,7 @@ async fn a_webhook_gets_the_event_that_it_always_got() {
 async fn a_retry_by_hand_does_not_change_what_is_told_of_the_end_before() {
     let place = Place::new(&[MAILED]).await;
     let job = place.job("mailed", failed()).await;
-    place.jobs.retry(job.parse().unwrap()).await.unwrap();
+    place.settler.retry(job.parse().unwrap()).await.unwrap();
     let running = place.start();
     until("it is told", async || place.mail.of(&job) == 1).await;
     assert!(place.mail.last().contains("failed"), "{}", place.mail.last());

@@ -9,8 +9,8 @@ use object_store::memory::InMemory;
 use sqlx::Row;
 use tempfile::TempDir;
 use tidemill_jobs::{
-    EmbeddedLog, Event, EventKind, EventLog, FinishedData, JobError, JobId, Landed, NewJob, Record, Relay,
-    StoreLimits, Topic,
+    Committed, EmbeddedLog, Event, EventKind, EventLog, FinishedData, JobError, JobId, Landed, MemoryLedger,
+    NewJob, Record, Relay, Settler, StoreLimits, Topic,
 };
 use tidemill_pipelines::Duplicates;
 use tidemill_sinks::notice::{Addressing, Allow, Notifier, WebhookNotifier, WebhookSettings};
@@ -38,6 +38,7 @@ pub async fn until(what: &str, holds: impl AsyncFn() -> bool) {
 pub struct Place {
     _folder: TempDir,
     pub jobs: JobStore,
+    pub settler: Settler,
     log: Arc<EmbeddedLog>,
     objects: Arc<dyn ObjectStore>,
     pipelines: Arc<PipelineSet>,
@@ -86,6 +87,7 @@ impl Place {
         tokio::spawn(Relay::new(jobs.clone(), Arc::clone(&log) as Arc<dyn EventLog>).run(relay.clone()));
         Self {
             _folder: folder,
+            settler: Settler::new(jobs.clone(), Arc::new(MemoryLedger::default())),
             jobs,
             log,
             objects: Arc::new(InMemory::new()),
@@ -145,6 +147,7 @@ impl Place {
             parameters: std::collections::BTreeMap::new(),
             pushed: Vec::new(),
             takes_turns: false,
+            last_wins: false,
             sender: "ana".to_owned(),
             idempotency_key: None,
             duplicates: Duplicates::Accept,
@@ -157,13 +160,13 @@ impl Place {
     async fn end(&self, job_id: JobId, outcome: Outcome) {
         let now = Utc::now() + TimeDelta::milliseconds(1);
         let claim = self.jobs.claim(job_id, "v1", "worker", now).await.unwrap().unwrap();
-        assert!(self.jobs.finish(&claim, outcome, Vec::new()).await.unwrap());
+        assert!(self.settler.finish(&claim, outcome, Vec::new()).await.unwrap());
     }
 
     /// Has a failed job end once more.
     pub async fn again(&self, job: &str, outcome: Outcome) {
         let job_id = job.parse().unwrap();
-        self.jobs.retry(job_id).await.unwrap().unwrap();
+        self.settler.retry(job_id).await.unwrap().unwrap();
         self.end(job_id, outcome).await;
     }
 
@@ -226,7 +229,7 @@ impl Drop for Place {
 }
 
 pub fn success() -> Outcome {
-    Outcome::Success { counts: Counts::default(), report: "jobs/x/report.json".into(), artifacts: Vec::new() }
+    Outcome::Success(Committed { report: "jobs/x/report.json".into(), ..Committed::default() })
 }
 
 pub fn failed() -> Outcome {
