@@ -10,7 +10,7 @@ use futures::StreamExt;
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, Column, Row};
 use tidemill_jobs::{EventLog, KafkaLog, KafkaSettings, Topic};
-use tidemill_sinks::{Lake, Sink};
+use tidemill_sinks::Lake;
 
 use crate::bucket;
 
