@@ -371,6 +371,18 @@ records in = written + rejected + filtered. Exit status 1 when they do not add u
         /// Its id
         id: String,
     },
+    /// Events that the broker refused for good; publish or drop them
+    #[command(after_help = "\
+Nobody hears of such an event. Dropping one of `landed` loses nothing: the job is announced again. One of `finished` tells
+the notifier of the end of its job.")]
+    DeadLetters {
+        /// Publish the event with this id again
+        #[arg(long, value_name = "ID", conflicts_with = "drop")]
+        publish: Option<String>,
+        /// Forget the event with this id
+        #[arg(long, value_name = "ID")]
+        drop: Option<String>,
+    },
     /// Fail a job that waits or runs; what it has not committed is dropped
     Cancel {
         /// Its id

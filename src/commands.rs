@@ -2,6 +2,7 @@
 
 mod check;
 mod collect;
+mod dead_letters;
 mod doctor;
 mod fetch;
 mod jobs;

@@ -82,6 +82,7 @@ fn new_job(job_id: JobId, files: &[&str]) -> NewJob {
         parameters: Default::default(),
         pushed: Vec::new(),
         takes_turns: false,
+        last_wins: false,
         sender: "fetcher".to_owned(),
         idempotency_key: None,
         duplicates: Duplicates::Accept,

@@ -32,6 +32,14 @@ pub enum Error {
         /// Whether it may pass.
         retry: Retry,
     },
+    /// The event log will never take this record, whoever sends it and when: it is too large or malformed.
+    #[error("the event log refuses a record of {size_bytes} bytes for good: {message}")]
+    Record {
+        /// How large its payload is.
+        size_bytes: usize,
+        /// What the broker or its client said.
+        message: String,
+    },
     /// The ledger could not be asked, so nobody may say how the job ends.
     #[error("failed to read the ledger: {message}")]
     Ledger {
@@ -98,7 +106,7 @@ impl Error {
         match self {
             Error::Database { .. } | Error::Log { .. } | Error::Ledger { .. } => Blame::World,
             Error::Migrate(error) if may_pass(error) => Blame::World,
-            Error::Migrate(_) | Error::Malformed { .. } => Blame::Operator,
+            Error::Migrate(_) | Error::Malformed { .. } | Error::Record { .. } => Blame::Operator,
             Error::IdempotencyConflict { .. }
             | Error::ObjectTaken { .. }
             | Error::TooLong { .. }

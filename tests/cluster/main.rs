@@ -13,6 +13,7 @@ mod databases;
 mod deaths;
 mod delayed;
 mod exact;
+mod notices;
 mod outages;
 mod place;
 mod roles;

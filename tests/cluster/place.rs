@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use futures::StreamExt;
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, Column, Row};
+use tidemill_jobs::{EventLog, KafkaLog, KafkaSettings, Topic};
 use tidemill_sinks::Lake;
 
 use crate::bucket;
@@ -75,6 +76,8 @@ allow_http = true
 
 [notifier]
 default_domain = "example.com"
+webhook_allow = ["127.0.0.0/8"]
+webhook_timeout = "2s"
 smtp = {{ host = "{host}", port = {port}, tls = "none" }}
 
 [processor]
@@ -92,6 +95,17 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
             key = variable("TIDEMILL_TEST_S3_KEY"),
             secret_key = variable("TIDEMILL_TEST_S3_SECRET"),
         )
+    }
+
+    /// How many ends of jobs no notifier has written down.
+    pub async fn lag_of_ends(&self) -> i64 {
+        let settings = KafkaSettings {
+            bootstrap_servers: variable("TIDEMILL_TEST_KAFKA"),
+            topic_prefix: self.name.clone(),
+            ..KafkaSettings::default()
+        };
+        let log = KafkaLog::new(settings).unwrap();
+        log.lag(Topic::Finished, "notifier").await.unwrap().iter().map(|partition| partition.lag).sum()
     }
 
     /// Runs a statement past Tidemill.
@@ -126,6 +140,12 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
     pub async fn jobs_known(&self) -> i64 {
         let rows = self.rows(&self.jobs(), "SELECT count(*) FROM tidemill_jobs").await;
         text(&rows[0], 0).parse().unwrap()
+    }
+
+    /// Notices that nobody has taken.
+    pub async fn notices_waiting(&self) -> i64 {
+        let sql = "SELECT count(*) FROM tidemill_notices WHERE status = 'waiting'";
+        text(&self.rows(&self.jobs(), sql).await[0], 0).parse().unwrap()
     }
 
     /// Attempts that a job has had.

@@ -385,7 +385,7 @@ fn tidemill(folder: &TempDir, arguments: &[&str]) -> String {
 }
 
 /// All mails that the mail server has taken.
-fn mails() -> Vec<String> {
+pub fn mails() -> Vec<String> {
     let folder = variable("TIDEMILL_TEST_SMTP_MAILDIR");
     let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mails = paths.filter(|path| path.extension().is_some_and(|end| end == "eml"));

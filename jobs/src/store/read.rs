@@ -73,10 +73,7 @@ impl JobStore {
         for row in self.rows(ACTION, statement, values![]).await? {
             add_status(&mut stats, &row).map_err(failed(ACTION))?;
         }
-        let outbox = self.rows(ACTION, "SELECT COUNT(*) FROM tidemill_outbox", values![]).await?;
-        let length =
-            outbox.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(failed(ACTION))?;
-        stats.outbox_length = length.unwrap_or(0).unsigned_abs();
+        (stats.outbox_length, stats.dead_letters) = self.outbox_lengths().await?;
         Ok(stats)
     }
 

@@ -7,6 +7,7 @@ mod collections;
 #[path = "../../../tests/servers/databases.rs"]
 mod databases;
 mod life;
+mod notices;
 mod relay;
 mod settle;
 mod slots;

@@ -139,6 +139,11 @@ fn parse(text: &str) -> Result<Url, NoticeError> {
     }
 }
 
+/// Who has to take a webhook, as [`place`] tells it.
+pub(super) fn receiver(text: &str) -> String {
+    Url::parse(text).map_or_else(|_| "unknown".to_owned(), |url| place(&url))
+}
+
 /// Scheme, host and port: the rest of a webhook's URL often is a secret.
 fn place(url: &Url) -> String {
     url.origin().ascii_serialization()
@@ -268,5 +273,6 @@ mod tests {
         }
         let url = parse("https://user:pw@hooks.example.org:8443/T000/s3cret?key=s3cret").unwrap();
         assert_eq!(place(&url), "https://hooks.example.org:8443");
+        assert_eq!(receiver("https://user:pw@hooks.example.org/T000/s3cret"), "https://hooks.example.org");
     }
 }
