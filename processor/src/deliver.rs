@@ -13,6 +13,7 @@ use tidemill_sinks::{CommitKey, Delivery, LedgerRow, Opened, Sink, TablePlan};
 use crate::artifacts::Artifact;
 use crate::csv_file::CsvFile;
 use crate::error::Result;
+use crate::origins::Origins;
 use crate::plan::Plan;
 
 /// The deliveries of one attempt: those to write and those that an earlier attempt has committed.
@@ -71,7 +72,7 @@ impl Deliveries {
     /// Writes every batch to every open delivery; gives the number of rows.
     pub(crate) async fn write(&mut self, mut rows: SendableRecordBatchStream) -> Result<u64> {
         while let Some(batch) = rows.next().await {
-            let batch = batch?;
+            let (batch, _origins) = Origins::split(batch?, self.rows);
             self.rows += batch.num_rows() as u64;
             for delivery in &mut self.open {
                 delivery.write(batch.clone()).await?;

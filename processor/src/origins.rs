@@ -11,13 +11,14 @@
 //! let record = origins.record(17);                            // all rows of that record: leave out every one of them
 //! rejects.refuse(&origins, &batch, 17, "deliver", RejectProblem { column: None, code, message }).await?;
 //! ```
-//! `rejects` comes from [`crate::intake::Intake::rejects`]. [`crate::intake::Intake::finish`], called when the stream has
+//! `rejects` is the handle that [`crate::run`] gives to the intake and the steps. [`crate::intake::Intake::finish`], called when the stream has
 //! ended and all rows were delivered, closes it: the summary counts these rejects, and `judge` weighs them like all others.
 
 use std::ops::Range;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StructArray, UInt32Array, UInt64Array};
+use arrow::compute::take_record_batch;
 use arrow::datatypes::{DataType, Field, Fields, Int64Type, Schema, SchemaRef, UInt32Type, UInt64Type};
 use arrow::error::ArrowError;
 use arrow::record_batch::{RecordBatch, RecordBatchOptions};
@@ -73,6 +74,7 @@ impl Origins {
     }
 
     /// The rows that came from the same record as this one: joins and `unnest` make several of one. They stand together.
+    #[allow(dead_code, reason = "for the deliverer")]
     pub(crate) fn record(&self, row: usize) -> Range<usize> {
         let Some(rows) = self.rows.as_ref().filter(|rows| row < rows.len()) else { return row..row + 1 };
         let (file, start) = (rows.column(0).as_primitive::<UInt32Type>().values(), starts(rows));
@@ -80,6 +82,15 @@ impl Origins {
         let before = (0..row).rev().take_while(same).count();
         let after = (row + 1..rows.len()).take_while(same).count();
         row - before..row + after + 1
+    }
+
+    /// File and first byte of each row's record; nothing behind an aggregate.
+    pub(crate) fn starts(batch: &RecordBatch) -> impl Iterator<Item = (u32, u64)> + '_ {
+        let rows = batch.column_by_name(ORIGIN).and_then(AsArray::as_struct_opt);
+        rows.into_iter().flat_map(|rows| {
+            let files = rows.column(0).as_primitive::<UInt32Type>().values();
+            files.iter().copied().zip(starts(rows).iter().copied())
+        })
     }
 
     /// 1-based number of a row among all output rows of the job.
@@ -99,14 +110,31 @@ pub(crate) fn attach(batch: &RecordBatch, file: u32, origins: &[Origin]) -> Resu
     let mut columns = batch.columns().to_vec();
     columns.push(Arc::new(StructArray::try_new(PARTS.clone(), parts, None)?));
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    RecordBatch::try_new_with_options(with_origin(batch.schema_ref()), columns, &options)
+    RecordBatch::try_new_with_options(full(batch.schema_ref()), columns, &options)
+}
+
+/// The batch with its records in the order of the file; joins put those without a partner last.
+pub(crate) fn in_file_order(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let records: Vec<(u32, u64)> = Origins::starts(&batch).collect();
+    if records.is_sorted() {
+        return Ok(batch);
+    }
+    let mut order: Vec<u32> = (0..records.len() as u32).collect();
+    order.sort_by_key(|row| records[*row as usize]);
+    take_record_batch(&batch, &UInt32Array::from(order))
 }
 
 /// The schema with the hidden column behind all others.
-pub(crate) fn with_origin(schema: &SchemaRef) -> SchemaRef {
+pub(crate) fn full(schema: &SchemaRef) -> SchemaRef {
     let mut fields = schema.fields().to_vec();
     fields.push(Arc::new(field()));
     Arc::new(Schema::new(fields))
+}
+
+/// The schema without the hidden column.
+pub(crate) fn without_origin(schema: &SchemaRef) -> SchemaRef {
+    let seen = schema.fields().iter().filter(|field| field.name() != ORIGIN).cloned();
+    Arc::new(Schema::new(seen.collect::<Vec<_>>()))
 }
 
 /// The hidden column.
