@@ -22,4 +22,6 @@ pub use plan::{PlanProblem, plan_problems};
 pub use selection::{Comparison, Filter, Literal, Selection};
 pub use sinks::Sinks;
 pub use sqlite::SqliteSink;
-pub use table::{CommitKey, Delivery, LedgerRow, Opened, Place, Sink, TableColumn, TablePlan, TableState};
+pub use table::{
+    Commit, CommitKey, Delivery, LedgerRow, Place, RefusedRow, Sink, TableColumn, TablePlan, TableState,
+};
