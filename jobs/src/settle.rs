@@ -12,7 +12,9 @@ use tidemill_pipelines::Blame;
 
 use crate::life::{self, Left, Settled, Wish};
 use crate::store::{Stored, not_allowed};
-use crate::{Claim, Committed, Counts, Error, Job, JobError, JobId, JobStore, Ledger, Outcome, RejectSample, Result};
+use crate::{
+    Claim, Committed, Counts, Error, Job, JobError, JobId, JobStore, Ledger, Outcome, RejectSample, Result,
+};
 
 /// The job store and the ledger together: what is needed to end a job. Cheap to clone.
 #[derive(Clone)]

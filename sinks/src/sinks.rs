@@ -13,8 +13,8 @@ use tidemill_pipelines::TableName;
 
 use crate::lake::LakeFiles;
 use crate::{
-    Commit, CommitKey, Delivery, Error, Lake, LedgerRow, Place, RefusedRow, Result, Selection, Sink, TablePlan,
-    TableState,
+    Commit, CommitKey, Delivery, Error, Lake, LedgerRow, Place, RefusedRow, Result, Selection, Sink,
+    TablePlan, TableState,
 };
 
 /// Database and lake. What other pipelines look into is the database alone.

@@ -110,6 +110,8 @@ fn gone(table: &TableName, key: &CommitKey) -> Error {
     let CommitKey { job_id, chunk, .. } = key;
     Error::Refused {
         action: "complete a commit",
-        message: format!("the list of files of job {job_id}, chunk {chunk}, for `{table}` is gone from the lake"),
+        message: format!(
+            "the list of files of job {job_id}, chunk {chunk}, for `{table}` is gone from the lake"
+        ),
     }
 }

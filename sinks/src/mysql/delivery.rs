@@ -217,7 +217,11 @@ impl MySqlDelivery {
 
     /// The last statements of the transaction. `Err` of the inner result: COMMIT was sent, and its fate
     /// is not known.
-    async fn finish(&mut self, session: &mut Session, commit: &Commit<'_>) -> Result<Result<Vec<LedgerRow>, Error>> {
+    async fn finish(
+        &mut self,
+        session: &mut Session,
+        commit: &Commit<'_>,
+    ) -> Result<Result<Vec<LedgerRow>, Error>> {
         ledger::hold_fence(session, &self.key).await?;
         // The fence is held, so a twin of this delivery either is in the ledger now or never will be.
         let twin = ledger::find(session, &self.key).await?;
