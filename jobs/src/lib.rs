@@ -6,6 +6,7 @@
 
 mod error;
 mod event;
+pub mod failpoints;
 mod job;
 pub mod life;
 mod log;

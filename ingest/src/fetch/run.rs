@@ -7,9 +7,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::SecondsFormat;
+use fail::fail_point;
 use serde_json_path::JsonPath;
 use sha2::{Digest, Sha256};
-use tidemill_jobs::{JobStore, LandedPage, NewJob, Page, SlotClaim};
+use tidemill_jobs::{failpoints, JobStore, LandedPage, NewJob, Page, SlotClaim};
 use tidemill_pipelines::{Duplicates, Format, HttpSource, Pages, Pipeline, Retry, Slot};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -257,9 +258,11 @@ impl Run {
         if landed.is_empty() && found.is_empty() {
             return Ok(());
         }
+        fail_point!("page::object", |_| Err(failpoints::failed("page::object").into()));
         if !self.jobs().note_pages(&self.claim, landed, found).await? {
             return Err(FetchError::Overtaken);
         }
+        fail_point!("page::landed", |_| Err(failpoints::failed("page::landed").into()));
         landed.iter().for_each(|_| self.fetcher.metrics.page(self.name(), "landed"));
         self.progress.send_modify(|progress| progress.note(landed, found));
         Ok(())
@@ -282,6 +285,7 @@ impl Run {
             return if held { Ok(RunEnd::Empty) } else { Err(FetchError::Overtaken) };
         }
         let job = self.jobs().complete_run(&self.claim, job_of(&self.pipeline, &self.claim, &whole)).await?;
+        fail_point!("run::ended", |_| Err(failpoints::failed("run::ended").into()));
         job.map(|job| RunEnd::Job(Box::new(job))).ok_or(FetchError::Overtaken)
     }
 
