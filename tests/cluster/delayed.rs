@@ -56,4 +56,5 @@ async fn delayed_jobs_run_in_the_order_of_arrival_on_three_processors_that_die()
     assert_eq!(row, [format!("job {JOBS}"), JOBS.to_string(), "2024-05-01".to_owned()]);
     let own = "SELECT count(*), sum(nth + 100 = id) FROM marks WHERE id > 1";
     assert_eq!(cluster.place.numbers(own).await, [JOBS, JOBS]);
+    cluster.check().await;
 }

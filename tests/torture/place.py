@@ -51,14 +51,14 @@ EXPECTED = {
 }
 
 
-def write_pipelines(folder, api=None):
+def write_pipelines(folder, api=None, schedule="0 0 1 1 *"):
     """Writes the pipelines above, and one that fetches from `api`."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in UPLOADS.items():
         (folder / f"{name}.yaml").write_text(f"pipeline: {name}\n{text}")
     if api:
         sensor = (ROOT / "pipelines/sensor_readings.yaml").read_text()
-        text = sensor.replace("http://127.0.0.1:8099/readings", api).replace('cron: "*/15 * * * *"', 'cron: "0 0 1 1 *"')
+        text = sensor.replace("http://127.0.0.1:8099/readings", api).replace('cron: "*/15 * * * *"', f'cron: "{schedule}"')
         (folder / "sensor_readings.yaml").write_text(text)
 
 

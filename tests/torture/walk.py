@@ -67,7 +67,7 @@ class Lane:
 
     def start(self):
         """Starts `dev` and logs in."""
-        self.dev.start(TIDEMILL_FAILPOINTS=self.points)
+        self.dev.start(FAILPOINTS_FOLDER=self.points)
         self.client.login(user="admin")
 
     def file(self, pipeline, good=40, bad=3):
@@ -162,7 +162,7 @@ class Case:
     def start_command(self, kind):
         arguments = ["fetch", "sensor_readings"] if kind == "fetch" else ["collect", "reported"]
         name = f"command-{self.point}-{self.action}.log"
-        return self.lane.dev.run(*arguments, log=name, TIDEMILL_FAILPOINTS=self.folder)
+        return self.lane.dev.run(*arguments, log=name, FAILPOINTS_FOLDER=self.folder)
 
     def end_command(self, kind):
         """A command ends; what it left is taken up by `dev`, and of a collection by the next command."""
