@@ -36,7 +36,8 @@ fn names_in(folder: &Path, names: &mut Vec<String>) {
             names_in(&path, names);
         } else if path.extension().is_some_and(|ending| ending == "rs") {
             let text = std::fs::read_to_string(&path).unwrap();
-            let calls = text.split("fail_point!(").skip(1).filter_map(|call| call.trim_start().strip_prefix('"'));
+            let calls =
+                text.split("fail_point!(").skip(1).filter_map(|call| call.trim_start().strip_prefix('"'));
             names.extend(calls.filter_map(|call| call.split('"').next()).map(str::to_owned));
         }
     }

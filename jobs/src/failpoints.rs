@@ -76,7 +76,9 @@ mod armed {
         }
         let (folder, action) = (folder.to_owned(), action.to_owned());
         fail::cfg_callback(name, move || {
-            if std::fs::rename(folder.join(format!("{name}.armed")), folder.join(format!("{name}.hit"))).is_ok() {
+            if std::fs::rename(folder.join(format!("{name}.armed")), folder.join(format!("{name}.hit")))
+                .is_ok()
+            {
                 act(name, &action);
             }
         })

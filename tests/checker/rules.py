@@ -11,7 +11,8 @@ from state import ENDED, WELL
 COUNTS = ("records_in", "records_written", "records_rejected", "records_filtered")
 # The ledger row of a job that writes no table.
 FILES = "files"
-LAKE = "lake"
+# Begins the sink of a ledger row that names files of the lake.
+LAKE = "lake:"
 
 
 def of_state(state):
@@ -94,8 +95,8 @@ def reports(state):
         tables = {entry["table"]: entry["rows"] for entry in report["tables"]}
         found = collections.Counter()
         for row in state.ledger.get(job["job_id"], []):
-            found[row["table_name"]] += row["row_count"]
-        found.pop(FILES, None)
+            if row["sink"] != FILES:
+                found[row["table_name"]] += row["row_count"]
         if dict(found) != tables:
             yield f"{name} reports {tables}, the ledger has {dict(found)}"
 
@@ -146,6 +147,9 @@ def objects(state):
 def lake(state):
     """Each commit of the lake belongs to a job that succeeded, once, with the rows of its ledger row."""
     tables = {key.split("/")[1] for key in state.keys if key.startswith("lake/") and "/_delta_log/" in key}
+    named = {row["sink"].removeprefix(LAKE) for rows in state.ledger.values() for row in rows if row["sink"].startswith(LAKE)}
+    for table in named - tables:
+        yield f"the ledger names files of `{table}`, which is no table of the lake"
     for table in tables:
         commits = collections.defaultdict(list)
         for key in sorted(state.keys):
@@ -154,9 +158,8 @@ def lake(state):
                 if owner:
                     commits[owner].append(rows)
         expected = {
-            job_id: sum(row["row_count"] for row in rows if row["table_name"] == table)
+            job_id: sum(row["row_count"] for row in rows if row["sink"] == f"{LAKE}{table}")
             for job_id, rows in state.ledger.items()
-            if any(row["table_name"] == table for row in rows) and table not in state.tables
         }
         for owner in expected.keys() | commits.keys():
             have = commits.get(owner, [])

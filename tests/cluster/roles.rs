@@ -228,7 +228,8 @@ impl Cluster {
             if output.status.success() {
                 return;
             }
-            let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            let (out, err) =
+                (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
             assert!(began.elapsed() < QUIET_MAX, "{out}\n{err}\n{}", self.logs());
             tokio::time::sleep(Duration::from_secs(1)).await;
         }

@@ -68,7 +68,7 @@ class Cluster:
         self.name = f"tidemill_torture_{os.getpid()}"
         self.counts = collections.Counter()
         self.lock, self.closing = threading.Lock(), threading.Event()
-        self.away, self.stopped_at = set(), {}
+        self.stopped_at, self.read = {}, collections.Counter()
         self.mysql = variable("TIDEMILL_TEST_MYSQL_URL").rstrip("/")
         ports = {
             "mariadb": urllib.parse.urlsplit(self.mysql).port,
@@ -151,6 +151,23 @@ class Cluster:
         log = self.folder / f"{ROLES[nth]}-{nth}.log"
         self.processes[nth] = places.Process([*line, ROLES[nth]], log, FAILPOINTS_FOLDER=self.points(nth))
         self.counts["starts"] += 1
+
+    def command(self, *arguments, **more):
+        """Starts a command of the operator."""
+        line = [self.program, "--config", self.folder / "tidemill.toml", *arguments]
+        self.counts["commands"] += 1
+        return places.Process(line, self.folder / f"command-{self.counts['commands']}.log", **more)
+
+    def says(self, point, action):
+        """Whether the logs have told of this error of a failpoint since they were read last."""
+        told = False
+        for process in self.processes if action == "error" else ():
+            with process.log.open("rb") as log:
+                log.seek(self.read[process.log])
+                new = log.read()
+                self.read[process.log] += len(new)
+            told |= f"pass a failpoint on the event log: {point}".encode() in new
+        return told
 
     def watch(self):
         """Starts again what ended, lets go on what stands still."""

@@ -14,6 +14,7 @@ import pathlib
 import random
 import re
 import shutil
+import signal
 import sys
 import tempfile
 import threading
@@ -28,14 +29,16 @@ import doubles
 import place as places
 import stores
 from client import Client, File, Record
-from cluster import PROXIED, ROLES, Cluster
-from walk import start_api
+from cluster import PROXIED, ROLES, STANDS_STILL, Cluster
+from walk import kind_of, start_api
 
 SENDERS = 3
 # Pause between two strokes of the plan, in seconds: least and most.
 GAP = (0.4, 2.5)
 # Longest wait for a failpoint to be hit, and for the end of all work after the healing, in seconds.
-ARMED, QUIET = 12, 420
+ARMED, QUIET = 6, 420
+# Longest time of a command of the operator, in seconds.
+COMMAND = 40
 STROKES = {"kill": 6, "stop": 3, "cut": 3, "hang": 2, "slow": 2, "server": 2, "lock": 2, "double": 3}
 
 
@@ -175,20 +178,35 @@ class Torture:
                     self.cluster.counts[f"failpoints {action.split()[0]}"] += 1
 
     def armed_and_hit(self, point, action):
-        folders = [self.cluster.points(nth) for nth in range(len(ROLES))]
+        command = {"fetch": ["fetch", "sensor_readings"], "collect": ["collect", "reported"]}.get(kind_of(point))
+        folders = [self.cluster.points(nth) for nth in (["command"] if command else range(len(ROLES)))]
         for folder in folders:
             for old in folder.iterdir():
                 old.unlink(missing_ok=True)
             (folder / f"{point}.new").write_text(action)
             (folder / f"{point}.new").rename(folder / f"{point}.arm")
+        if command:
+            return self.command(command, folders[0] / f"{point}.hit", action)
         until = time.monotonic() + ARMED
         while time.monotonic() < until and not self.over.wait(0.05):
             # One is enough: the others are disarmed, so that a death does not follow the job.
-            if any((folder / f"{point}.hit").exists() for folder in folders):
+            if any((folder / f"{point}.hit").exists() for folder in folders) or self.cluster.says(point, action):
                 for folder in folders:
                     (folder / f"{point}.armed").unlink(missing_ok=True)
                 return True
         return False
+
+    def command(self, arguments, hit, action):
+        """Runs a command of the operator with the failpoint; what it leaves is for the fetcher to take up."""
+        process = self.cluster.command(*arguments, FAILPOINTS_FOLDER=hit.parent)
+        until = time.monotonic() + COMMAND
+        while not process.has_ended() and time.monotonic() < until:
+            if process.is_stopped():
+                time.sleep(STANDS_STILL)
+                process.send(signal.SIGCONT)
+            time.sleep(0.05)
+        process.kill()
+        return hit.exists() or (action == "error" and hit.stem in process.says())
 
     def run(self, strokes, arms):
         """Everything at once, then the healing; gives what is still under way."""

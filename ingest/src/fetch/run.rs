@@ -10,7 +10,7 @@ use chrono::SecondsFormat;
 use fail::fail_point;
 use serde_json_path::JsonPath;
 use sha2::{Digest, Sha256};
-use tidemill_jobs::{failpoints, JobStore, LandedPage, NewJob, Page, SlotClaim};
+use tidemill_jobs::{JobStore, LandedPage, NewJob, Page, SlotClaim, failpoints};
 use tidemill_pipelines::{Duplicates, Format, HttpSource, Pages, Pipeline, Retry, Slot};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
