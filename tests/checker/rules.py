@@ -222,10 +222,18 @@ def collected(state):
 
 
 def told(state):
-    """No notice waits; where mails go to a folder, each ended job of the pipelines named has at least one."""
+    """No notice waits; the last end of each job of the pipelines named was told, by one row and at least one mail."""
+    rows = collections.Counter()
     for notice in state.notices:
-        if notice["state"] not in ("sent", "refused", "given_up"):
-            yield f"notice {notice['notice']} of job {notice['job_id']} is {notice['state']}"
+        name = f"notice {notice['number']} of job {notice['job_id']}"
+        if notice["status"] == "waiting" or (notice["pipeline"] in state.place.get("told", []) and notice["status"] != "sent"):
+            yield f"{name} is {notice['status']} after {notice['tries']} tries"
+        rows[notice["job_id"], notice["ended_at"]] += 1
+    for job in state.jobs.values() if "tidemill_notices" in state.job_tables else ():
+        if job["pipeline"] in state.place.get("told", []) and job["status"] in ENDED:
+            times = rows[job["job_id"], job["finished_at"]]
+            if times != 1:
+                yield f"the end of job {job['job_id']} has {times} notices, not 1"
     if state.place.get("mails") is None:
         return
     mails = _mails(state.place["mails"])

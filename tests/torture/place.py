@@ -165,7 +165,7 @@ def under_way(place):
         "events in the outbox": ("tidemill_outbox", "1 = 1"),
         "runs": ("tidemill_slots", "status = 'running'"),
         "collections": ("tidemill_collections", "finished_at IS NULL"),
-        "notices": ("tidemill_notices", "state NOT IN ('sent', 'refused', 'given_up')"),
+        "notices": ("tidemill_notices", "status = 'waiting'"),
     }
     for what, (table, where) in looks.items():
         count = jobs.rows(f"SELECT count(*) AS n FROM {table} WHERE {where}")[0]["n"] if table in tables else 0
