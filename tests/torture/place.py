@@ -139,13 +139,17 @@ class Dev:
         self.starts += 1
         log = self.data.parent / f"dev-{self.starts}.log"
         command = self.command("--set", "query.warm=0", "dev", "--listen", "127.0.0.1:0")
-        self.process = Process(command, log, TIDEMILL_ADMIN_PASSWORD=PASSWORD, TIDEMILL_POSTGRES__LISTEN="127.0.0.1:0", **more)
         self.url = None
+        self.process = Process(command, log, TIDEMILL_ADMIN_PASSWORD=PASSWORD, TIDEMILL_POSTGRES__LISTEN="127.0.0.1:0", **more)
         for line in self.process.child.stdout:
             if line.startswith(b"Tidemill is up: "):
                 self.url = line.split()[-1].decode()
                 return self
         raise RuntimeError(f"no start:\n{self.process.says()}")
+
+    def is_up(self):
+        """Whether it lives and listens."""
+        return self.url is not None and not self.process.has_ended()
 
     def run(self, *arguments, log="command.log", **more):
         """Starts a command of the operator over the same folder."""

@@ -45,7 +45,9 @@ def kind_of(point):
     stage = point.split("::")[0]
     if stage in ("page", "run"):
         return "fetch"
-    if stage in ("collect", "sweep"):
+    if stage in ("sweep", "settle"):
+        return "orphan"
+    if stage == "collect":
         return stage
     return {"lake": "drops"}.get(stage, "appends")
 
@@ -107,7 +109,7 @@ class Case:
         self.lane, self.point, self.action = lane, point, action
         self.is_command = kind_of(point) in ("fetch", "collect")
         self.folder = lane.command_points if self.is_command else lane.points
-        self.command, self.log_start = None, 0
+        self.command, self.starting, self.log_start = None, None, 0
 
     def run(self):
         """Gives the violations."""
@@ -116,15 +118,22 @@ class Case:
         if kind == "collect":
             lane.client.send(lane.file("reported"))
             places.settle(lane.dev.place, QUIET)
+        sending = self.make_orphan() if kind == "orphan" else None
         lane.arm(self.folder, self.point, action)
         if self.is_command:
             self.command = self.start_command(kind)
+        elif kind == "orphan":
+            self.start_again()
         else:
             lane.await_armed(self.folder, self.point)
             self.log_start = self.log().stat().st_size
-        sending = None if self.is_command else self.start_sending(kind)
+            sending = self.start_sending(kind)
         wait_for(self.is_hit, REACHED, f"the point to be reached\n{self.tail()}")
         getattr(self, f"after_{self.action}")(kind)
+        if self.starting:
+            self.starting.join(QUIET)
+        if not self.lane.dev.is_up():
+            self.lane.start()
         if sending:
             sending.join(QUIET)
         if self.command:
@@ -159,6 +168,28 @@ class Case:
         thread.start()
         return thread
 
+    def make_orphan(self):
+        """A job whose process died in the midst of it."""
+        self.lane.arm(self.folder, "deliver::rows", "abort")
+        self.lane.await_armed(self.folder, "deliver::rows")
+        sending = self.start_sending("appends")
+        self.lane.dev.process.child.wait(REACHED)
+        return sending
+
+    def start_again(self):
+        """Starts `dev` on what it was killed in; it may be hit before it is up."""
+
+        def start():
+            try:
+                self.lane.start()
+            except RuntimeError:
+                pass  # it was aborted on its way up
+
+        before = self.lane.dev.process
+        self.starting = threading.Thread(target=start)
+        self.starting.start()
+        wait_for(lambda: self.lane.dev.process is not before, 10, "the new process")
+
     def start_command(self, kind):
         arguments = ["fetch", "sensor_readings"] if kind == "fetch" else ["collect", "reported"]
         name = f"command-{self.point}-{self.action}.log"
@@ -176,8 +207,6 @@ class Case:
 
     def after_abort(self, _):
         self.process().child.wait(REACHED)
-        if not self.command:
-            self.lane.start()
 
     def after_error(self, _):
         pass
