@@ -3,6 +3,7 @@
 //! Each part is the server that the settings name, or the embedded one in the folder `data`. Roles,
 //! commands and `doctor` all get their parts here, so they cannot differ.
 
+mod ledger;
 mod mail;
 mod objects;
 mod wait;
@@ -17,7 +18,7 @@ use object_store::ObjectStore;
 use object_store::signer::Signer;
 use tidemill_gateway::GatewaySettings;
 use tidemill_ingest::{FetchMetrics, Fetcher, FetcherParts, Landing, LandingLimits};
-use tidemill_jobs::{EmbeddedLog, EventLog, JobStore, KafkaLog, KafkaSettings, StoreLimits};
+use tidemill_jobs::{EmbeddedLog, EventLog, JobStore, KafkaLog, KafkaSettings, Settler, StoreLimits};
 use tidemill_pipelines::PipelineSet;
 use tidemill_processor::ProcessorLimits;
 use tidemill_query::{Places, QueryLimits, Workers};
@@ -26,6 +27,7 @@ use tidemill_sinks::{Lake, Sink, SinkLimits, Sinks};
 
 use crate::folder;
 use crate::settings::{Secret, Settings};
+use ledger::LateLedger;
 
 /// Makes parts from settings.
 #[derive(Clone)]
@@ -72,6 +74,11 @@ impl Parts {
         let has_objects = self.settings.objects.url.is_some() || self.settings.data.is_some();
         let lake = if has_objects { Some(Lake::new(self.objects()?)) } else { None };
         Ok(Arc::new(Sinks::new(self.tables().await?, lake)))
+    }
+
+    /// What ends jobs by the ledger; connects to the tables when it is first used.
+    pub fn settler(&self, jobs: &JobStore) -> Settler {
+        Settler::new(jobs.clone(), Arc::new(LateLedger::new(self.clone())))
     }
 
     async fn tables(&self) -> Result<Arc<dyn Sink>> {

@@ -7,7 +7,7 @@ use object_store::ObjectStore;
 use object_store::signer::Signer;
 use prometheus::Registry;
 use tidemill_ingest::Landing;
-use tidemill_jobs::JobStore;
+use tidemill_jobs::{JobStore, Settler};
 use tidemill_pipelines::PipelineSet;
 use tidemill_query::Workers;
 use tokio::sync::Semaphore;
@@ -43,6 +43,8 @@ pub struct GatewayParts {
     pub pipelines: Arc<PipelineSet>,
     /// The job store.
     pub jobs: JobStore,
+    /// Ends jobs, for cancel and retry.
+    pub settler: Settler,
     /// Where uploads land.
     pub landing: Landing,
     /// Where rejects and artifacts are read from.
@@ -80,6 +82,7 @@ impl Gateway {
             break_off: CancellationToken::new(),
             pipelines: parts.pipelines,
             jobs: parts.jobs,
+            settler: parts.settler,
             landing: parts.landing,
             objects: parts.objects,
             signer: parts.signer,
@@ -103,6 +106,7 @@ pub(crate) type Shared = Arc<State>;
 pub(crate) struct State {
     pub(crate) pipelines: Arc<PipelineSet>,
     pub(crate) jobs: JobStore,
+    pub(crate) settler: Settler,
     pub(crate) landing: Landing,
     pub(crate) objects: Arc<dyn ObjectStore>,
     pub(crate) signer: Option<Arc<dyn Signer>>,

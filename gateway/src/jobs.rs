@@ -205,7 +205,7 @@ fn etag(job: &Job) -> String {
 /// Put a failed job back into the queue.
 #[utoipa::path(post, path = "/v1/jobs/{id}/retry", tag = "jobs", security(("bearer" = [])),
     params(("id" = String, Path, description = "The job's id")), responses(
-    (status = 200, description = "The job, queued again", body = JobView),
+    (status = 200, description = "The job, queued again; or `success`, when its rows turn out to be committed", body = JobView),
     (status = 403, description = "Seen, but not yours to change"),
     (status = 404, description = "No such job, or not yours to see"),
     (status = 409, description = "The job has not failed, or its fetch has, and is to be fetched again"),
@@ -216,7 +216,7 @@ pub(crate) async fn retry(
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, Problem> {
     let job = changeable(&shared, &caller.user, &id).await?;
-    let job = shared.jobs.retry(job).await?;
+    let job = shared.settler.retry(job).await?;
     job.map(|job| Json(JobView::from(job))).ok_or_else(|| unknown_job(&id))
 }
 
@@ -226,7 +226,8 @@ pub(crate) async fn retry(
     (status = 200, description = "The job, failed with code `cancelled`", body = JobView),
     (status = 403, description = "Seen, but not yours to change"),
     (status = 404, description = "No such job, or not yours to see"),
-    (status = 409, description = "The job has ended"),
+    (status = 409, description = "The job has ended, perhaps by a commit just now"),
+    (status = 503, description = "The ledger does not answer, so nobody can say how the job ends"),
 ))]
 pub(crate) async fn cancel(
     State(shared): State<Shared>,
@@ -234,7 +235,7 @@ pub(crate) async fn cancel(
     Path(id): Path<String>,
 ) -> Result<Json<JobView>, Problem> {
     let job = changeable(&shared, &caller.user, &id).await?;
-    let job = shared.jobs.cancel(job).await?;
+    let job = shared.settler.cancel(job).await?;
     job.map(|job| Json(JobView::from(job))).ok_or_else(|| unknown_job(&id))
 }
 

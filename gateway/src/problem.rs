@@ -156,6 +156,7 @@ impl From<tidemill_jobs::Error> for Problem {
         use tidemill_jobs::Error as Jobs;
         match &error {
             Jobs::Database { .. } | Jobs::Log { .. } => Self::unavailable("the job database", &error),
+            Jobs::Ledger { .. } => Self::unavailable("the ledger", &error),
             Jobs::IdempotencyConflict { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "idempotency_conflict", error.to_string())
             }

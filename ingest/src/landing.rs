@@ -89,6 +89,7 @@ impl Landing {
             parameters: upload.parameters,
             pushed: Vec::new(),
             takes_turns: pipeline.takes_turns(false),
+            last_wins: pipeline.last_wins(),
             sender: upload.sender,
             idempotency_key: upload.idempotency_key,
             duplicates: source.duplicates,

@@ -149,6 +149,7 @@ impl Landing {
             files: delayed.files.into_iter().map(|file| file.key.to_string()).collect(),
             parameters: delayed.parameters,
             takes_turns: pipeline.takes_turns(true),
+            last_wins: pipeline.last_wins(),
             sender: delayed.sender,
             idempotency_key: delayed.idempotency_key,
             // The bytes are not read here, and each object is taken once anyway.

@@ -16,7 +16,9 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 use tempfile::TempDir;
 use tidemill_ingest::{Collected, Collector};
-use tidemill_jobs::{Counts, Job, JobId, JobStatus, JobStore, Landed, NewJob, Outcome, StoreLimits};
+use tidemill_jobs::{
+    Committed, Counts, Job, JobId, JobStatus, JobStore, Landed, MemoryLedger, NewJob, Outcome, Settler, StoreLimits,
+};
 use tidemill_pipelines::{Duplicates, Pipeline, PipelineSet};
 
 const SALES: &str = "
@@ -71,6 +73,7 @@ impl Place {
             parameters: Default::default(),
             pushed: Vec::new(),
             takes_turns: false,
+        last_wins: false,
             sender: "ann".to_owned(),
             idempotency_key: None,
             duplicates: Duplicates::Accept,
@@ -82,9 +85,10 @@ impl Place {
             self.put(&format!("{folder}/{name}"), &format!("{name} of {job_id}")).await;
         }
         let counts = Counts { records_in: 3, records_written: 2, records_rejected: 1, records_filtered: 0 };
-        let outcome =
-            Outcome::Success { counts, report: format!("{folder}/report.json"), artifacts: Vec::new() };
-        assert!(self.jobs.finish(&claim, outcome, Vec::new()).await.unwrap());
+        let report = format!("{folder}/report.json");
+        let outcome = Outcome::Success(Committed { counts, report, artifacts: Vec::new() });
+        let settler = Settler::new(self.jobs.clone(), Arc::new(MemoryLedger::default()));
+        assert!(settler.finish(&claim, outcome, Vec::new()).await.unwrap());
         self.job(job_id).await
     }
 

@@ -216,6 +216,7 @@ async fn the_sweeper_deletes_old_objects_without_a_job_and_nothing_else() {
         parameters: Default::default(),
         pushed: Vec::new(),
         takes_turns: false,
+        last_wins: false,
         sender: "fetcher".to_owned(),
         idempotency_key: None,
         duplicates: Duplicates::Accept,

@@ -30,6 +30,14 @@ pub enum Error {
         /// Whether it may pass.
         retry: Retry,
     },
+    /// The ledger could not be asked, so nobody may say how the job ends.
+    #[error("failed to read the ledger: {message}")]
+    Ledger {
+        /// What its database said.
+        message: String,
+        /// Whether it may pass.
+        retry: Retry,
+    },
     /// A row or an event holds what this version does not understand.
     #[error("failed to read {what}: {message}")]
     Malformed {
@@ -86,7 +94,7 @@ impl Error {
     /// Whose fault it is.
     pub fn blame(&self) -> Blame {
         match self {
-            Error::Database { .. } | Error::Log { .. } => Blame::World,
+            Error::Database { .. } | Error::Log { .. } | Error::Ledger { .. } => Blame::World,
             Error::Migrate(_) | Error::Malformed { .. } => Blame::Operator,
             Error::IdempotencyConflict { .. }
             | Error::ObjectTaken { .. }
@@ -100,7 +108,7 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Error::Database { .. } => Retry::Later,
-            Error::Log { retry, .. } => *retry,
+            Error::Log { retry, .. } | Error::Ledger { retry, .. } => *retry,
             _ => Retry::Never,
         }
     }

@@ -68,6 +68,41 @@ pub enum SweepVerdict {
     Wake,
 }
 
+/// What somebody wants of a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wish {
+    /// It shall end as failed: bad data, a cancel, a sweep, a deadline.
+    Fail,
+    /// It shall be queued again: released by its worker, requeued by the sweeper, retried by a person.
+    Queue,
+}
+
+/// What becomes of a job once the ledger has been read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Its rows are committed: it has succeeded, whatever was wanted.
+    Success,
+    /// Nothing is committed and nothing can be any more: it has failed.
+    Failed,
+    /// Nothing is committed: a new attempt may begin.
+    Queued,
+}
+
+/// Only the ledger ends a job: what becomes of it once the fence is above its last attempt and the ledger has been
+/// read. `None` when the wish does not fit the status.
+pub fn settle(status: JobStatus, wish: Wish, committed: bool) -> Option<Settled> {
+    let fits = match wish {
+        Wish::Fail => may_cancel(status),
+        Wish::Queue => status == JobStatus::Processing || may_retry(status),
+    };
+    match wish {
+        _ if !fits => None,
+        _ if committed => Some(Settled::Success),
+        Wish::Fail => Some(Settled::Failed),
+        Wish::Queue => Some(Settled::Queued),
+    }
+}
+
 /// The most doublings of the pause between two announcements of a queued job.
 /// A long queue is normal; announcing all of it each minute would only lengthen the topic.
 const WAKE_DOUBLINGS_MAX: u32 = 6;
@@ -164,6 +199,28 @@ mod tests {
         for (status, retry, cancel) in table {
             let found = (may_retry(status), may_cancel(status));
             assert_eq!(found, (retry, cancel), "{status:?}");
+        }
+    }
+
+    #[test]
+    fn the_ledger_decides_and_no_wish_overrules_it() {
+        use Wish::*;
+        let table = [
+            // status, wish, without a commit, with one
+            (Queued, Fail, Some(Settled::Failed), Some(Settled::Success)),
+            (Processing, Fail, Some(Settled::Failed), Some(Settled::Success)),
+            (Success, Fail, None, None),
+            (Failed, Fail, None, None),
+            (Downloaded, Fail, None, None),
+            (Queued, Queue, None, None),
+            (Processing, Queue, Some(Settled::Queued), Some(Settled::Success)),
+            (Success, Queue, None, None),
+            (Failed, Queue, Some(Settled::Queued), Some(Settled::Success)),
+            (Downloaded, Queue, None, None),
+        ];
+        for (status, wish, without, with) in table {
+            assert_eq!(settle(status, wish, false), without, "{status:?} {wish:?}");
+            assert_eq!(settle(status, wish, true), with, "{status:?} {wish:?} committed");
         }
     }
 

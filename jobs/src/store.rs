@@ -28,7 +28,8 @@ use sqlx::AnyPool;
 use tidemill_pipelines::{Duplicates, PipelineName};
 use tokio::sync::Semaphore;
 
-use crate::{Counts, Job, JobError, JobId, JobStatus};
+use crate::{Committed, Counts, Job, JobError, JobId, JobStatus};
+pub(crate) use change::not_allowed;
 pub use collections::Collection;
 pub(crate) use outbox::{Handover, OutboxRow};
 pub use pages::{FailedPage, LandedPage, Page};
@@ -125,6 +126,9 @@ pub struct NewJob {
     pub pushed: Vec<String>,
     /// Whether it runs in the order of arrival: after all earlier jobs of its pipeline that do.
     pub takes_turns: bool,
+    /// Whether a file of this pipeline undoes an earlier one (replace, upsert): then a duplicate is only what equals
+    /// the newest.
+    pub last_wins: bool,
     /// The user.
     pub sender: String,
     /// The `Idempotency-Key` of the request; unique for a sender and pipeline.
@@ -156,15 +160,8 @@ pub struct Claim {
 /// How an attempt ended.
 #[derive(Debug, Clone)]
 pub enum Outcome {
-    /// All is written.
-    Success {
-        /// What became of the records.
-        counts: Counts,
-        /// Key of the report object.
-        report: String,
-        /// Names of the files that were made.
-        artifacts: Vec<String>,
-    },
+    /// All is committed: this is what the ledger says.
+    Success(Committed),
     /// Nothing is written.
     Failed {
         /// What became of the records, as far as they were read.

@@ -1,6 +1,6 @@
-//! The sweeper: puts overdue and orphaned jobs back, fails those that were put back often enough, and
-//! announces queued jobs again that nobody came for. Several may run at once: each change is a
-//! compare-and-set, and who loses does nothing. Run by every processor.
+//! The sweeper: settles overdue and orphaned jobs (success where the ledger has a commit; else they are requeued, and
+//! fail once they were requeued often enough) and announces queued jobs again that nobody came for. Several may run
+//! at once: each change is a compare-and-set, and a sweeper that loses does nothing. Run by every processor.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use chrono::{DateTime, Utc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::life::{self, SweepVerdict};
+use crate::life::{self, Settled, SweepVerdict};
 use crate::store::Stored;
-use crate::{JobStore, Result};
+use crate::{Result, Settler};
 
 /// Jobs that one sweep looks at, of each kind: it must end, the next one follows soon.
 const BATCH: u32 = 100;
 
 /// Looks after jobs that were left behind.
 pub struct Sweeper {
-    store: JobStore,
+    settler: Settler,
     interval: Duration,
 }
 
@@ -28,6 +28,8 @@ pub struct Swept {
     pub put_back: u64,
     /// Jobs that have failed.
     pub failed: u64,
+    /// Jobs that had committed: their success is written now.
+    pub completed: u64,
     /// Jobs announced again.
     pub woken: u64,
 }
@@ -37,8 +39,8 @@ impl Sweeper {
     pub const INTERVAL: Duration = Duration::from_secs(5);
 
     /// A sweeper that sweeps every `interval`.
-    pub fn new(store: JobStore, interval: Duration) -> Self {
-        Self { store, interval }
+    pub fn new(settler: Settler, interval: Duration) -> Self {
+        Self { settler, interval }
     }
 
     /// Sweeps until `shutdown`, and gives each sweep to `seen`. A database that is away is waited for.
@@ -53,8 +55,8 @@ impl Sweeper {
                 swept = self.sweep(Utc::now()) => match swept {
                     Ok(swept) if swept == Swept::default() => {}
                     Ok(swept) => {
-                        let Swept { put_back, failed, woken } = swept;
-                        info!(put_back, failed, woken, "swept jobs");
+                        let Swept { put_back, failed, completed, woken } = swept;
+                        info!(put_back, failed, completed, woken, "swept jobs");
                         seen(swept);
                     }
                     Err(error) => warn!(error = &error as &dyn std::error::Error, "failed to sweep jobs"),
@@ -66,36 +68,39 @@ impl Sweeper {
     /// One sweep, as if it were `now`.
     pub async fn sweep(&self, now: DateTime<Utc>) -> Result<Swept> {
         let mut swept = Swept::default();
-        let mut found = self.store.left_behind(now, BATCH).await?;
-        found.extend(self.store.stranded(now, BATCH).await?);
+        let store = self.settler.store();
+        let mut found = store.left_behind(now, BATCH).await?;
+        found.extend(store.stranded(now, BATCH).await?);
+        let mut first_error = Ok(());
         for stored in found {
-            self.settle(&stored, now, &mut swept).await?;
+            // One job whose ledger does not answer must not keep the sweeper from the others.
+            if let Err(error) = self.one(&stored, now, &mut swept).await {
+                warn!(job_id = %stored.job.job_id, error = &error as &dyn std::error::Error, "failed to settle a job");
+                first_error = first_error.and(Err(error));
+            }
         }
-        Ok(swept)
+        if swept == Swept::default() { first_error.map(|()| swept) } else { Ok(swept) }
     }
 
-    async fn settle(&self, stored: &Stored, now: DateTime<Utc>, swept: &mut Swept) -> Result<()> {
-        let job_id = stored.job.job_id;
-        match life::sweep(&stored.state, now, self.store.limits().retries_max) {
-            SweepVerdict::Leave => {}
-            SweepVerdict::PutBack(left) => {
-                if self.store.put_back_left(stored, now).await? {
-                    warn!(%job_id, why = left.code(), "put a job back");
-                    swept.put_back += 1;
-                }
-            }
-            SweepVerdict::Fail(left) => {
-                if self.store.fail_left(stored, left).await? {
-                    warn!(%job_id, why = left.code(), "failed a job that was left behind again");
-                    swept.failed += 1;
-                }
-            }
+    async fn one(&self, stored: &Stored, now: DateTime<Utc>, swept: &mut Swept) -> Result<()> {
+        let store = self.settler.store();
+        let (left, settled) = match life::sweep(&stored.state, now, store.limits().retries_max) {
+            SweepVerdict::Leave => return Ok(()),
+            SweepVerdict::PutBack(left) => (left, self.settler.requeue(stored, now).await?),
+            SweepVerdict::Fail(left) => (left, self.settler.fail_left(stored, left).await?),
             SweepVerdict::Wake => {
-                if self.store.wake(stored, now).await? {
-                    swept.woken += 1;
-                }
+                swept.woken += u64::from(store.wake(stored, now).await?);
+                return Ok(());
             }
-        }
+        };
+        let Some(settled) = settled else { return Ok(()) };
+        let count = match settled {
+            Settled::Success => &mut swept.completed,
+            Settled::Failed => &mut swept.failed,
+            Settled::Queued => &mut swept.put_back,
+        };
+        *count += 1;
+        warn!(job_id = %stored.job.job_id, why = left.code(), ?settled, "settled a job that was left behind");
         Ok(())
     }
 }

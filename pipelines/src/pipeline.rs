@@ -48,12 +48,15 @@ impl Pipeline {
     /// Whether a job takes turns, that is, runs after all earlier ones of the pipeline that do. Unless the file says
     /// otherwise it does where the last one wins (upsert, replace) and when its sender makes it from pushed objects.
     pub fn takes_turns(&self, is_delayed: bool) -> bool {
-        let last_wins =
-            |sink: &SinkSpec| matches!(sink, SinkSpec::Table(table) if table.mode != Mode::Append);
         match self.order {
             Some(order) => order == Order::Arrival,
-            None => is_delayed || self.sinks.iter().any(last_wins),
+            None => is_delayed || self.last_wins(),
         }
+    }
+
+    /// Whether a file undoes what an earlier one wrote (upsert, replace).
+    pub fn last_wins(&self) -> bool {
+        self.sinks.iter().any(|sink| matches!(sink, SinkSpec::Table(table) if table.mode != Mode::Append))
     }
 }
 

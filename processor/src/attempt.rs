@@ -1,12 +1,16 @@
-//! One attempt at a job around [`run`]: claim, heartbeat, retries while the world is away, and the end.
+//! One attempt at a job around [`run`]: claim, heartbeat, retries while a server is unreachable, and the end, which
+//! the ledger decides ([`tidemill_jobs::Settler`]).
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::Utc;
+use futures::FutureExt;
 use tidemill_jobs::{Claim, Counts, Event, EventKind, Job, LandedData, Outcome, Record};
 use tidemill_pipelines::{Pipeline, PipelineName, Retry};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{info, warn};
 
 use crate::error::{Error, Result};
@@ -15,8 +19,16 @@ use crate::report::Report;
 use crate::run::{Ended, run};
 use crate::serve::Shared;
 
+/// How long a job that waits for others is waited for in this process, and how often it is looked for them: the first
+/// pause doubles up to the second.
+const WAIT_HERE: Duration = Duration::from_secs(10);
+const WAIT_PAUSE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+/// How long it is put off, at most so many times: 15 minutes in all.
+const WAIT_AWAY: Duration = Duration::from_secs(5);
+const WAITS_MAX: u32 = 180;
+
 /// Works on the job of a `landed` event, if it is still there to be claimed. Once it returns Ok the event is
-/// done with: the job ended, another works on it, or the sweeper will put it back.
+/// done with: the job ended, another works on it, or the sweeper will requeue it.
 #[tracing::instrument(name = "job", skip_all, fields(job_id))]
 pub(crate) async fn attempt(shared: &Shared, record: &Record) -> Result<()> {
     let landed = match Event::from_json(&record.payload).map(|event| event.kind) {
@@ -32,7 +44,9 @@ pub(crate) async fn attempt(shared: &Shared, record: &Record) -> Result<()> {
         warn!(pipeline = %landed.pipeline, "no such pipeline here; the job stays queued");
         return Ok(());
     };
-    wait_for_earlier(shared, &landed, current).await?;
+    if !wait_for_earlier(shared, &landed, current).await? {
+        return Ok(());
+    }
     let _slot = tokio::select! {
         slot = shared.slots.acquire() => slot.map_err(|_| Error::Stopping)?,
         () = shared.stopping.cancelled() => return Err(Error::Stopping),
@@ -60,9 +74,9 @@ async fn claim(
             match older_version(shared, &landed.pipeline, version).await {
                 Ok(older) => older,
                 Err(error) if error.retry() != Retry::Never => {
-                    warn!(error = %error, "handed back: its pipeline could not be read");
+                    warn!(error = %error, "released: its pipeline could not be read");
                     let not_before = Utc::now() + RETRY_PAUSE.1;
-                    parts.jobs.hand_back(&claim, not_before, false).await?;
+                    shared.settler.release(&claim, not_before, false).await?;
                     return Ok(None);
                 }
                 Err(error) => {
@@ -77,24 +91,30 @@ async fn claim(
     Ok(Some((claim, pipeline)))
 }
 
-/// A job whose pipeline looks into other tables waits for earlier uploads to those tables.
-async fn wait_for_earlier(shared: &Shared, landed: &LandedData, pipeline: &Pipeline) -> Result<()> {
+/// A job whose pipeline looks into other tables waits for earlier uploads to those tables: a moment here, where few
+/// wait, else in the outbox, which announces it again. So no number of waiting jobs keeps the jobs that they wait for
+/// from being taken. False when it was left to the outbox.
+async fn wait_for_earlier(shared: &Shared, landed: &LandedData, pipeline: &Pipeline) -> Result<bool> {
     let writers: Vec<PipelineName> = shared.writers_of_lookups(pipeline);
-    if writers.is_empty() {
-        return Ok(());
+    if writers.is_empty() || !shared.parts.jobs.unfinished_before(&writers, landed.job_id).await? {
+        return Ok(true);
     }
-    const PAUSE: Duration = Duration::from_millis(100);
-    const PAUSES_MAX: u32 = 9_000; // 15 minutes; then the job runs against what is there
-    for _ in 0..PAUSES_MAX {
-        if shared.stopping.is_cancelled() {
-            return Err(Error::Stopping);
+    if let Ok(_permit) = shared.waiters.try_acquire() {
+        let mut pause = WAIT_PAUSE.0;
+        let until = tokio::time::Instant::now() + WAIT_HERE;
+        while tokio::time::Instant::now() < until {
+            tokio::select! {
+                () = tokio::time::sleep(pause) => pause = (pause * 2).min(WAIT_PAUSE.1),
+                () = shared.stopping.cancelled() => return Err(Error::Stopping),
+            }
+            if !shared.parts.jobs.unfinished_before(&writers, landed.job_id).await? {
+                return Ok(true);
+            }
         }
-        if !shared.parts.jobs.unfinished_before(&writers, landed.job_id).await? {
-            return Ok(());
-        }
-        tokio::time::sleep(PAUSE).await;
     }
-    Ok(())
+    // When it was put off this often, it runs against what is there.
+    let put_off = shared.parts.jobs.put_off(landed.job_id, WAIT_AWAY, WAITS_MAX).await?;
+    Ok(!put_off)
 }
 
 async fn older_version(shared: &Shared, name: &PipelineName, version: &str) -> Result<Arc<Pipeline>> {
@@ -108,34 +128,42 @@ async fn older_version(shared: &Shared, name: &PipelineName, version: &str) -> R
 
 async fn work(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> Result<()> {
     let lost = CancellationToken::new();
-    let heart = tokio::spawn(beat(shared.clone(), claim.clone(), lost.clone()));
+    // Ends with this function, however it ends: a heartbeat that goes on alone would keep the job from the sweeper.
+    let heart = AbortOnDropHandle::new(tokio::spawn(beat(shared.clone(), claim.clone(), lost.clone())));
     let ended = tokio::select! {
-        ended = persist(shared, claim, pipeline) => ended,
+        ended = AssertUnwindSafe(persist(shared, claim, pipeline)).catch_unwind() => {
+            ended.unwrap_or(Err(Error::Broken("the attempt")))
+        }
         () = lost.cancelled() => Err(Error::Overtaken),
         () = overdue(claim) => Err(Error::TimedOut),
         () = shared.aborting.cancelled() => Err(Error::Stopping),
     };
-    heart.abort();
+    drop(heart);
     match ended {
-        Ok(ended) => finish(shared, claim, pipeline, ended).await,
+        Ok(ended) => finish(shared, claim, ended).await,
         Err(Error::Stopping) => {
-            info!("handed back: the processor is stopping");
-            shared.parts.jobs.hand_back(claim, Utc::now(), false).await?;
+            info!("released: the processor is stopping");
+            shared.settler.release(claim, Utc::now(), false).await?;
             Ok(())
         }
-        Err(
-            error @ (Error::Overtaken | Error::TimedOut | Error::Sink(tidemill_sinks::Error::Fenced { .. })),
-        ) => {
+        Err(error) if is_for_the_sweeper(&error) => {
             warn!(error = %error, "attempt dropped");
             shared.parts.metrics.ended(pipeline.name.as_str(), error.code());
-            Ok(()) // the attempt that overtook, or the sweeper, decides what comes next
+            // The attempt that overtook, or the sweeper, decides what comes next: the latter at once.
+            shared.parts.jobs.abandon(claim).await?;
+            Ok(())
         }
         Err(error) => {
             let outcome = failed(shared, &claim.job, claim, error, &pipeline.version).await;
-            shared.parts.metrics.ended(pipeline.name.as_str(), "failed");
             end(shared, claim, outcome).await
         }
     }
+}
+
+/// Whether an attempt that ended like this says nothing about its job: a bug may be one of this process only.
+fn is_for_the_sweeper(error: &Error) -> bool {
+    use tidemill_sinks::Error::Fenced;
+    matches!(error, Error::Overtaken | Error::TimedOut | Error::Broken(_) | Error::Sink(Fenced { .. }))
 }
 
 /// Runs until the end is certain: what may pass is tried again within the attempt's limit.
@@ -178,21 +206,14 @@ async fn overdue(claim: &Claim) {
     tokio::time::sleep(left).await;
 }
 
-async fn finish(shared: &Shared, claim: &Claim, pipeline: &Pipeline, ended: Ended) -> Result<()> {
-    let metrics = &shared.parts.metrics;
-    metrics.count(pipeline.name.as_str(), ended.counts);
-    let report = ended.report;
-    let outcome = match ended.error {
-        None => Outcome::Success { counts: ended.counts, report, artifacts: ended.artifacts },
-        Some(error) => {
-            Outcome::Failed { counts: ended.counts, report: Some(report), error: error.to_job_error() }
+async fn finish(shared: &Shared, claim: &Claim, ended: Ended) -> Result<()> {
+    let outcome = match ended {
+        Ended::Committed { committed, rejects } => (Outcome::Success(committed), rejects),
+        Ended::Failed { counts, report, rejects, error } => {
+            (Outcome::Failed { counts, report: Some(report), error: error.to_job_error() }, rejects)
         }
     };
-    metrics.ended(
-        pipeline.name.as_str(),
-        if matches!(outcome, Outcome::Success { .. }) { "success" } else { "failed" },
-    );
-    end(shared, claim, (outcome, ended.rejects)).await
+    end(shared, claim, outcome).await
 }
 
 type End = (Outcome, Vec<tidemill_jobs::RejectSample>);
@@ -206,12 +227,14 @@ async fn failed(shared: &Shared, job: &Job, claim: &Claim, error: Error, version
     (Outcome::Failed { counts: Counts::default(), report, error }, Vec::new())
 }
 
-/// Writes the end into the job table; tried again until the job table answers or the lease has long passed.
+/// Writes the end into the job table as the ledger has it; tried again until both answer or the time limit has
+/// passed. Only an end that was written is counted.
 async fn end(shared: &Shared, claim: &Claim, (outcome, rejects): End) -> Result<()> {
     let mut pause = RETRY_PAUSE.0;
     loop {
-        match shared.parts.jobs.finish(claim, outcome.clone(), rejects.clone()).await {
+        match shared.settler.finish(claim, outcome.clone(), rejects.clone()).await {
             Ok(true) => {
+                count(shared, claim, &outcome);
                 log(&outcome);
                 return Ok(());
             }
@@ -233,9 +256,23 @@ async fn end(shared: &Shared, claim: &Claim, (outcome, rejects): End) -> Result<
     }
 }
 
+fn count(shared: &Shared, claim: &Claim, outcome: &Outcome) {
+    let (metrics, pipeline) = (&shared.parts.metrics, claim.job.pipeline.as_str());
+    match outcome {
+        Outcome::Success(committed) => {
+            metrics.count(pipeline, committed.counts);
+            metrics.ended(pipeline, "success");
+        }
+        Outcome::Failed { counts, .. } => {
+            metrics.count(pipeline, *counts);
+            metrics.ended(pipeline, "failed");
+        }
+    }
+}
+
 fn log(outcome: &Outcome) {
     match outcome {
-        Outcome::Success { counts, .. } => info!(
+        Outcome::Success(tidemill_jobs::Committed { counts, .. }) => info!(
             records_in = counts.records_in,
             records_written = counts.records_written,
             records_rejected = counts.records_rejected,

@@ -1,60 +1,82 @@
-//! Deliver: rows into the tables of the sinks, each with its ledger row, exactly once, and into files.
+//! Deliver: rows into the tables of the sinks with their ledger rows, exactly once, and into files.
 //!
-//! The contract is the one of [`tidemill_sinks::Sink`]: a delivery that is dropped leaves nothing.
+//! The contract is the one of [`tidemill_sinks::Sink`]: a delivery that is dropped leaves nothing. The fence is raised
+//! before anything is read; tables are made and the transaction begins with the first rows, so a file that cannot be
+//! read makes nothing.
 
 use std::sync::Arc;
 
+use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use object_store::ObjectStore;
-use tidemill_jobs::JobId;
-use tidemill_sinks::{CommitKey, Delivery, LedgerRow, Opened, Sink, TablePlan};
+use tidemill_jobs::{Committed, JobId};
+use tidemill_sinks::{Commit, CommitKey, Delivery, Sink, TablePlan, TableState};
 
 use crate::artifacts::Artifact;
 use crate::csv_file::CsvFile;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::ledger::committed;
 use crate::plan::Plan;
 
-/// The deliveries of one attempt: those to write and those that an earlier attempt has committed.
+/// The deliveries of one attempt.
 pub(crate) struct Deliveries {
-    open: Vec<Box<dyn Delivery>>,
-    committed: Vec<LedgerRow>,
+    sink: Arc<dyn Sink>,
+    objects: Arc<dyn ObjectStore>,
+    tables: Vec<TablePlan>,
+    job: JobId,
+    key: CommitKey,
+    /// Begun with the first rows.
+    open: Option<Box<dyn Delivery>>,
     files: Vec<CsvFile>,
     rows: u64,
 }
 
+/// What raising the fence found.
+pub(crate) enum Begun {
+    /// An earlier attempt committed, and died before it said so.
+    Committed(Committed),
+    /// There is something to do.
+    Deliveries(Deliveries),
+}
+
 impl Deliveries {
-    /// Makes missing tables, refuses those of another shape, raises the fence, looks into the ledger.
-    pub(crate) async fn open(sink: &Arc<dyn Sink>, plan: &Plan, job_id: &str, attempt: u32) -> Result<Self> {
-        for table in &plan.tables {
-            sink.ensure(table).await?;
+    /// Raises the fence, looks into the ledger, refuses tables of another shape.
+    pub(crate) async fn begin(
+        sink: &Arc<dyn Sink>,
+        objects: &Arc<dyn ObjectStore>,
+        tables: &[TablePlan],
+        job: JobId,
+        attempt: u32,
+    ) -> Result<Begun> {
+        let key = CommitKey { job_id: job.to_string(), chunk: 0, attempt };
+        let rows = sink.raise(&key.job_id, attempt).await?;
+        if let Some(committed) = committed(objects, job, &rows).await? {
+            return Ok(Begun::Committed(committed));
         }
-        let mut deliveries = Self { open: Vec::new(), committed: Vec::new(), files: Vec::new(), rows: 0 };
-        for table in &plan.tables {
-            match sink.open(table, &commit_key(table, job_id, attempt)).await? {
-                Opened::Committed(row) => deliveries.committed.push(row),
-                Opened::Delivery(delivery) => deliveries.open.push(delivery),
+        for plan in tables {
+            if let TableState::Differs(differences) = sink.inspect(plan).await? {
+                let table = plan.table.to_string();
+                return Err(tidemill_sinks::Error::Shape { table, differences }.into());
             }
         }
-        Ok(deliveries)
-    }
-
-    /// The attempt that wrote everything, when an earlier one did.
-    pub(crate) fn committed_by(&self) -> Option<u32> {
-        let newest = self.committed.iter().map(|row| row.key.attempt).max();
-        if self.open.is_empty() { newest } else { None }
+        Ok(Begun::Deliveries(Self {
+            sink: Arc::clone(sink),
+            objects: Arc::clone(objects),
+            tables: tables.to_vec(),
+            job,
+            key,
+            open: None,
+            files: Vec::new(),
+            rows: 0,
+        }))
     }
 
     /// Begins the files.
-    pub(crate) async fn open_files(
-        &mut self,
-        objects: &Arc<dyn ObjectStore>,
-        plan: &Plan,
-        job: JobId,
-        attempt: u32,
-    ) -> Result<()> {
+    pub(crate) async fn open_files(&mut self, plan: &Plan) -> Result<()> {
         for name in &plan.files {
-            self.files.push(CsvFile::start(objects, job, attempt, name, &plan.output).await?);
+            let file = CsvFile::start(&self.objects, self.job, self.key.attempt, name, &plan.output).await?;
+            self.files.push(file);
         }
         Ok(())
     }
@@ -68,33 +90,54 @@ impl Deliveries {
         Ok(artifacts)
     }
 
-    /// Writes every batch to every open delivery; gives the number of rows.
+    /// Writes every batch to every table and file; gives the number of rows.
     pub(crate) async fn write(&mut self, mut rows: SendableRecordBatchStream) -> Result<u64> {
         while let Some(batch) = rows.next().await {
-            let batch = batch?;
-            self.rows += batch.num_rows() as u64;
-            for delivery in &mut self.open {
-                delivery.write(batch.clone()).await?;
-            }
-            for file in &mut self.files {
-                file.write(&batch).await?;
-            }
+            self.write_batch(&batch?).await?;
         }
         Ok(self.rows)
     }
 
-    /// Commits each table with its ledger row.
-    pub(crate) async fn commit(self) -> Result<Vec<LedgerRow>> {
-        let mut rows = self.committed;
-        for delivery in self.open {
-            rows.push(delivery.commit().await?);
+    async fn write_batch(&mut self, batch: &RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
         }
-        Ok(rows)
+        if !self.tables.is_empty() && self.open.is_none() {
+            self.open = Some(begin(&self.sink, &self.tables, &self.key).await?);
+        }
+        if let Some(delivery) = &mut self.open {
+            for (number, plan) in self.tables.iter().enumerate() {
+                let refused = delivery.write(number, batch.clone()).await?;
+                if let Some(first) = refused.into_iter().next() {
+                    let (table, row) = (plan.table.to_string(), self.rows + first.row as u64 + 1);
+                    return Err(tidemill_sinks::Error::Row { table, row, message: first.message }.into());
+                }
+            }
+        }
+        for file in &mut self.files {
+            file.write(batch).await?;
+        }
+        self.rows += batch.num_rows() as u64;
+        Ok(())
+    }
+
+    /// Commits all tables with their ledger rows, and gives what the ledger says now: of this attempt, or of a twin of
+    /// it that was quicker.
+    pub(crate) async fn commit(mut self, summary: &Committed) -> Result<Committed> {
+        let delivery = match self.open.take() {
+            Some(delivery) => delivery,
+            None => begin(&self.sink, &self.tables, &self.key).await?,
+        };
+        let failed = |message: String| Error::Ledger { job: self.key.job_id.clone(), message };
+        let summary = serde_json::to_string(summary).map_err(|error| failed(error.to_string()))?;
+        let rows = delivery.commit(Commit { summary: Some(&summary), lake: &[] }).await?;
+        let found = committed(&self.objects, self.job, &rows).await?;
+        found.ok_or_else(|| failed("the row just committed is not there".to_owned()))
     }
 
     /// Gives up what is open.
     pub(crate) async fn rollback(self) -> Result<()> {
-        for delivery in self.open {
+        if let Some(delivery) = self.open {
             delivery.rollback().await?;
         }
         for file in self.files {
@@ -104,6 +147,10 @@ impl Deliveries {
     }
 }
 
-fn commit_key(table: &TablePlan, job_id: &str, attempt: u32) -> CommitKey {
-    CommitKey { job_id: job_id.to_owned(), sink: table.table.to_string(), chunk: 0, attempt }
+/// The transaction over all tables, which are made when they are missing.
+async fn begin(sink: &Arc<dyn Sink>, tables: &[TablePlan], key: &CommitKey) -> Result<Box<dyn Delivery>> {
+    for plan in tables {
+        sink.ensure(plan).await?;
+    }
+    Ok(sink.open(tables, key).await?)
 }

@@ -95,6 +95,14 @@ pub enum Error {
     /// The sink refused or did not answer.
     #[error(transparent)]
     Sink(#[from] tidemill_sinks::Error),
+    /// The ledger holds what this version does not understand.
+    #[error("the ledger of job {job} cannot be read: {message}")]
+    Ledger {
+        /// The job.
+        job: String,
+        /// What is wrong.
+        message: String,
+    },
     /// The job store or the event log refused or did not answer.
     #[error(transparent)]
     Jobs(#[from] tidemill_jobs::Error),
@@ -124,7 +132,11 @@ impl Error {
             | Error::Parameters(_)
             | Error::ObjectChanged => Blame::Sender,
             Error::Plan(_) | Error::Sql(_) | Error::Lookup { .. } => Blame::Author,
-            Error::Memory(_) | Error::File(_) | Error::TimedOut | Error::Broken(_) => Blame::Operator,
+            Error::Memory(_)
+            | Error::File(_)
+            | Error::TimedOut
+            | Error::Ledger { .. }
+            | Error::Broken(_) => Blame::Operator,
             Error::Objects { .. } | Error::Overtaken | Error::Stopping => Blame::World,
             Error::Sink(error) => error.blame(),
             Error::Jobs(error) => error.blame(),
@@ -163,6 +175,7 @@ impl Error {
             Error::Objects { .. } => "object_unavailable",
             Error::File(_) => "file_unreadable",
             Error::Sink(error) => error.code(),
+            Error::Ledger { .. } => "ledger_unreadable",
             Error::Jobs(_) => "jobs_unavailable",
             Error::Overtaken => "overtaken",
             Error::TimedOut => "timed_out",

@@ -1,7 +1,7 @@
 //! One attempt at a job of a pipeline of files: the story beside `run.rs`, for bytes that are no records.
 //!
-//! There is no table, so no ledger: the artifact of each attempt has a key of its own, and the job's row, changed
-//! by compare-and-set, says whose counts. What an overtaken attempt leaves behind is never shown.
+//! There is no table, but a ledger row all the same: the artifact of each attempt has a key of its own, and the row says
+//! which attempt's counts. What an overtaken attempt leaves behind is never shown.
 
 mod fault;
 mod program;
@@ -16,16 +16,17 @@ use chrono::Utc;
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
 use object_store::ObjectStore;
-use tidemill_jobs::{Claim, Counts, Job};
+use tidemill_jobs::{Claim, Committed, Counts, Job};
 use tidemill_pipelines::Pipeline;
 use tokio::io::AsyncReadExt;
 
 use crate::artifacts::{Artifact, ArtifactWriter, names};
+use crate::deliver::{Begun, Deliveries};
 use crate::error::{Error, Result};
 use crate::limits::ProcessorLimits;
 use crate::read::read_bytes;
 use crate::report::Report;
-use crate::run::{Ended, allows_empty};
+use crate::run::{Ended, allows_empty, recover};
 use crate::serve::Shared;
 
 pub use fault::ProgramFault;
@@ -43,6 +44,11 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     if job.files_to_process.len() > 1 {
         return Err(ProgramFault::ManyFiles { files: job.files_to_process.len() }.into());
     }
+    let begun = Deliveries::begin(&parts.sink, &parts.objects, &[], job.job_id, attempt).await?;
+    let deliveries = match begun {
+        Begun::Committed(committed) => return recover(shared, job, committed).await,
+        Begun::Deliveries(deliveries) => deliveries,
+    };
     let bytes = read_bytes(Arc::clone(&parts.objects), job);
     let made = make(pipeline, &parts.limits, bytes, file_name(job)).await?;
     shared.stage(pipeline, "program", started);
@@ -56,9 +62,11 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     if !parts.jobs.heartbeat(claim).await? {
         return Err(Error::Overtaken);
     }
+    let committed =
+        Committed { counts: Counts::default(), report: key, artifacts: names(&report.artifacts) };
+    let committed = deliveries.commit(&committed).await?;
     shared.stage(pipeline, "commit", committing);
-    let artifacts = names(&report.artifacts);
-    Ok(Ended { counts: Counts::default(), report: key, artifacts, rejects: Vec::new(), error: None })
+    Ok(Ended::Committed { committed, rejects: Vec::new() })
 }
 
 /// A file that programs made; it is there as long as this value.

@@ -1,8 +1,8 @@
 //! One attempt at a job, from its object to the commit: the story of the processor.
 //!
-//! Each stage has its file: plan, deliver (open), lookups, read, intake (decode, check), steps (SQL),
+//! Each stage has its file: plan, deliver (fence, ledger), lookups, read, intake (decode, check), steps (SQL),
 //! deliver (write), report, deliver (commit). Nothing is in the tables before the commit; whatever fails
-//! before it leaves nothing behind but, sometimes, a report.
+//! before it leaves nothing behind but, sometimes, a report. Success is what the ledger says, and nothing else.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -10,11 +10,11 @@ use std::time::Instant;
 
 use chrono::Utc;
 use datafusion::execution::SendableRecordBatchStream;
-use tidemill_jobs::{Claim, Counts, Job, RejectSample};
+use tidemill_jobs::{Claim, Committed, Counts, Job, RejectSample};
 use tidemill_pipelines::{Format, Pipeline, Source};
 
 use crate::artifacts::names;
-use crate::deliver::Deliveries;
+use crate::deliver::{Begun, Deliveries};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::files;
@@ -28,16 +28,25 @@ use crate::serve::Shared;
 use crate::steps;
 
 /// How an attempt ended, once that is certain.
-pub(crate) struct Ended {
-    pub counts: Counts,
-    /// Key of the report object.
-    pub report: String,
-    /// Names of the files that were made.
-    pub artifacts: Vec<String>,
-    /// The first rejects, for messages.
-    pub rejects: Vec<RejectSample>,
-    /// Why it failed, when it did: the data are at fault, so the same attempt would fail again.
-    pub error: Option<Error>,
+pub(crate) enum Ended {
+    /// The ledger has its commit, or that of an earlier attempt.
+    Committed {
+        /// What the ledger says.
+        committed: Committed,
+        /// The first rejects, for messages.
+        rejects: Vec<RejectSample>,
+    },
+    /// The data are at fault, so the same attempt would fail again; nothing is written.
+    Failed {
+        /// What became of the records, as far as they were read.
+        counts: Counts,
+        /// Key of the report object.
+        report: String,
+        /// The first rejects, for messages.
+        rejects: Vec<RejectSample>,
+        /// Why.
+        error: Error,
+    },
 }
 
 /// Runs one attempt of a job.
@@ -50,11 +59,12 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     let lookups = Lookups::Sink(Arc::clone(&parts.sink));
     let engine = &with_parameters(&shared.engine, pipeline, &job.parameters)?;
     let plan = plan(engine, pipeline, &parts.pipelines, Some(&lookups)).await?;
-    let mut deliveries = Deliveries::open(&parts.sink, &plan, &job.job_id.to_string(), attempt).await?;
-    if let Some(earlier) = deliveries.committed_by() {
-        return recover(shared, job, earlier).await;
-    }
-    deliveries.open_files(&parts.objects, &plan, job.job_id, attempt).await?;
+    let begun = Deliveries::begin(&parts.sink, &parts.objects, &plan.tables, job.job_id, attempt).await?;
+    let mut deliveries = match begun {
+        Begun::Committed(committed) => return recover(shared, job, committed).await,
+        Begun::Deliveries(deliveries) => deliveries,
+    };
+    deliveries.open_files(&plan).await?;
     let references = lookups.references(pipeline, parts.limits.lookup_rows_max).await?;
     shared.stage(pipeline, "open", started);
 
@@ -83,16 +93,24 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
         report.tables.clear();
         report.error = Some(error.to_job_error());
     }
-    let (key, artifacts) = (report.write(&parts.objects).await?, names(&report.artifacts));
+    let key = report.write(&parts.objects).await?;
     if !parts.jobs.heartbeat(claim).await? {
-        return Err(Error::Overtaken); // put back or cancelled meanwhile: nothing may be written for it
+        return Err(Error::Overtaken); // requeued or cancelled meanwhile: nothing may be written for it
     }
-    match &error {
-        None => drop(deliveries.commit().await?),
-        Some(_) => deliveries.rollback().await?,
-    }
+    let rejects = summary.samples;
+    let ended = match error {
+        Some(error) => {
+            deliveries.rollback().await?;
+            Ended::Failed { counts: report.counts, report: key, rejects, error }
+        }
+        None => {
+            let artifacts = names(&report.artifacts);
+            let committed = Committed { counts: report.counts, report: key, artifacts };
+            Ended::Committed { committed: deliveries.commit(&committed).await?, rejects }
+        }
+    };
     shared.stage(pipeline, "commit", committing);
-    Ok(Ended { counts: report.counts, report: key, artifacts, rejects: summary.samples, error })
+    Ok(ended)
 }
 
 /// The engine whose SQL sees the parameters of a job; the pipeline may have changed since it was made.
@@ -104,16 +122,14 @@ pub(crate) fn with_parameters(
     Ok(engine.with_parameters(&pipeline.bind(given).map_err(Error::Parameters)?))
 }
 
-/// An earlier attempt committed and then died: its report, written before its commit, says the rest.
-async fn recover(shared: &Shared, job: &Job, earlier: u32) -> Result<Ended> {
-    let report = Report::read(&shared.parts.objects, job.job_id, earlier).await?;
-    Ok(Ended {
-        counts: report.counts,
-        report: crate::report::report_key(job.job_id, earlier),
-        artifacts: names(&report.artifacts),
-        rejects: report.rejects,
-        error: None,
-    })
+/// An earlier attempt committed and then died. Its report is asked for the samples of its rejects only.
+pub(crate) async fn recover(shared: &Shared, job: &Job, committed: Committed) -> Result<Ended> {
+    let rejects = match committed.counts.records_rejected {
+        0 => Vec::new(),
+        _ => Report::read_from(&shared.parts.objects, committed.report.clone()).await?.rejects,
+    };
+    tracing::info!(job_id = %job.job_id, "an earlier attempt had committed");
+    Ok(Ended::Committed { committed, rejects })
 }
 
 async fn stream(

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use object_store::ObjectStore;
-use tidemill_jobs::{EventLog, JobStore, Record, Subscription, Topic};
+use tidemill_jobs::{EventLog, JobStore, Record, Settler, Subscription, Topic};
 use tidemill_pipelines::{Pipeline, PipelineName, PipelineSet, Retry};
 use tidemill_sinks::Sink;
 use tokio::sync::Semaphore;
@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::attempt::attempt;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::ledger::SinkLedger;
 use crate::limits::{ProcessorLimits, RETRY_PAUSE};
 use crate::metrics::Metrics;
 use crate::plan::tables_read;
@@ -31,6 +32,9 @@ pub const GROUP: &str = "processor";
 /// Events held beyond those worked on: their jobs wait for a slot, or for earlier jobs whose events lie behind
 /// theirs in the log.
 const WAITING_EVENTS_MAX: usize = 256;
+
+/// Jobs that wait here for earlier ones, each with a question to the job table now and then; more wait in the outbox.
+const WAITERS_MAX: usize = 32;
 
 /// What a processor works with.
 pub struct ProcessorParts {
@@ -59,6 +63,10 @@ pub(crate) struct Shared {
     pub engine: Engine,
     /// One permit for each job that is worked on; jobs that wait for earlier ones hold none.
     pub slots: Arc<Semaphore>,
+    /// Ends jobs by what the ledger says.
+    pub settler: Settler,
+    /// One permit for each job that waits in this process for earlier ones.
+    pub waiters: Arc<Semaphore>,
     /// Nothing new is begun.
     pub stopping: CancellationToken,
     /// What runs is handed back.
@@ -93,7 +101,10 @@ pub async fn serve(parts: ProcessorParts, shutdown: CancellationToken) -> Result
     }
     let engine = Engine::new(&parts.limits)?;
     let mut subscription = parts.log.subscribe(Topic::Landed, GROUP).await?;
+    let ledger = SinkLedger::new(Arc::clone(&parts.sink), Arc::clone(&parts.objects));
     let shared = Shared {
+        settler: Settler::new(parts.jobs.clone(), Arc::new(ledger)),
+        waiters: Arc::new(Semaphore::new(WAITERS_MAX)),
         slots: Arc::new(Semaphore::new(parts.limits.concurrency)),
         parts: Arc::new(parts),
         engine,
@@ -152,13 +163,13 @@ async fn consume(
     }
 }
 
-/// Works on one event; one that breaks down is done with, too: the sweeper puts its job back.
+/// Works on one event; one that panics is done with, too: the sweeper requeues its job.
 async fn guarded(shared: Shared, record: Record) -> Option<Record> {
     let kept = record.clone();
     match AssertUnwindSafe(one(shared, record)).catch_unwind().await {
         Ok(done) => done,
         Err(_) => {
-            tracing::error!(key = %kept.key, "an attempt broke down; the sweeper puts its job back");
+            tracing::error!(key = %kept.key, "an attempt broke down; the sweeper requeues its job");
             Some(kept)
         }
     }
@@ -192,7 +203,7 @@ async fn ack(subscription: &mut dyn Subscription, done: Result<Option<Record>, t
             }
         }
         Ok(None) => {}
-        Err(error) => tracing::error!(error = %error, "an attempt broke down; the sweeper puts its job back"),
+        Err(error) => tracing::error!(error = %error, "an attempt broke down; the sweeper requeues its job"),
     }
 }
 
@@ -220,7 +231,7 @@ async fn drain(shared: &Shared, subscription: &mut dyn Subscription, running: &m
         }
     };
     if tokio::time::timeout(HAND_BACK, handed_back).await.is_err() {
-        warn!(jobs = running.len(), "not handed back in time; the sweeper puts these jobs back");
+        warn!(jobs = running.len(), "not released in time; the sweeper requeues these jobs");
         running.abort_all();
     }
 }

@@ -1,5 +1,6 @@
 //! Verify: counts a job again from its object, its rejects and the ledger, and says where they differ.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -8,7 +9,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use tidemill_jobs::{Counts, Job, JobId, JobStatus};
 use tidemill_pipelines::{Format, Pipeline, PipelineSet};
-use tidemill_sinks::Sink;
+use tidemill_sinks::{LedgerRow, Sink};
 
 use crate::artifacts::{Artifact, artifact_key, names};
 use crate::error::{Error, Result};
@@ -62,7 +63,7 @@ pub async fn verify(
         recorded: job.counts,
         records_in_object: 0,
         records_in_rejects: 0,
-        rows_in_ledger: ledger.iter().map(|row| (row.table.clone(), row.rows)).collect(),
+        rows_in_ledger: rows_by_table(&ledger),
         artifacts: Vec::new(),
         differences: Vec::new(),
     };
@@ -74,9 +75,7 @@ pub async fn verify(
     match job.status {
         JobStatus::Success | JobStatus::Downloaded => {
             let committed = ledger.iter().map(|row| row.key.attempt).max();
-            let has_table = pipeline.tables().chain(pipeline.lake_tables()).next().is_some();
-            let attempt = if has_table { committed } else { reported_attempt(job) };
-            let Some(attempt) = attempt else {
+            let Some(attempt) = committed.or_else(|| reported_attempt(job).filter(|_| !writes_tables(pipeline))) else {
                 found.differences.push("the ledger has no commit of this job".to_owned());
                 return Ok(found);
             };
@@ -95,6 +94,15 @@ pub async fn verify(
         _ => {}
     }
     Ok(found)
+}
+
+/// Rows of each table, over all chunks; a job that writes no table has a row that counts none.
+fn rows_by_table(ledger: &[LedgerRow]) -> Vec<(String, u64)> {
+    let mut tables = BTreeMap::new();
+    for row in ledger.iter().filter(|row| row.sink != LedgerRow::FILES) {
+        *tables.entry(row.sink.clone()).or_default() += row.rows;
+    }
+    tables.into_iter().collect()
 }
 
 /// Reads the artifacts of the report again, and compares sizes and hashes.
@@ -145,7 +153,11 @@ async fn read_again(
     Ok(Some(Artifact { name: name.to_owned(), size_bytes, content_sha256: hex::encode(hash.finalize()) }))
 }
 
-/// The attempt that the job table says ended the job: where no table is written, no ledger tells it.
+fn writes_tables(pipeline: &Pipeline) -> bool {
+    pipeline.tables().chain(pipeline.lake_tables()).next().is_some()
+}
+
+/// The attempt that the job table says ended the job: jobs of older versions that wrote no table have no ledger row.
 fn reported_attempt(job: &Job) -> Option<u32> {
     job.report_file_path.as_deref()?.rsplit('/').nth(1)?.parse().ok()
 }
@@ -178,10 +190,15 @@ fn compare(found: &mut Verification, report: &Report) {
     let missing = report
         .tables
         .iter()
-        .filter(|table| !found.rows_in_ledger.iter().any(|(name, _)| *name == table.table));
+        .filter(|told| !found.rows_in_ledger.iter().any(|(sink, _)| table_of(sink) == told.table));
     for table in missing {
         found.differences.push(format!("the ledger has no commit for table `{}`", table.table));
     }
+}
+
+/// The table that a sink of the ledger names, in the database or in the lake.
+fn table_of(sink: &str) -> &str {
+    sink.rsplit(':').next().unwrap_or(sink)
 }
 
 /// Decodes the object again, without look-ups: only records are counted.

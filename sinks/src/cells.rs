@@ -1,16 +1,19 @@
 //! Typed access to the cells of a batch, and the checks that both databases share: what cannot be stored
 //! exactly is refused here with the row's number, before any database sees it. Pure.
 
+use std::collections::BTreeMap;
+
 use arrow::array::{
     Array, AsArray, BooleanArray, Date32Array, Decimal128Array, Float64Array, Int64Array, StringArray,
     TimestampMicrosecondArray,
 };
+use arrow::compute::filter_record_batch;
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Float64Type, Int64Type, TimeUnit, TimestampMicrosecondType,
 };
 use arrow::record_batch::RecordBatch;
 
-use crate::{Error, Result, TableColumn, TablePlan};
+use crate::{Error, RefusedRow, Result, TableColumn, TablePlan};
 
 /// Days from 1970-01-01 to 0001-01-01 and to 9999-12-31: what MySQL's DATE and four digits of a year hold.
 const DAY_MIN: i32 = -719_162;
@@ -123,36 +126,49 @@ fn downcast<'a>(column: &TableColumn, array: &'a dyn Array) -> Result<Cells<'a>>
     }
 }
 
-/// Refuses the first row that cannot be stored exactly. `before` rows of the delivery came earlier.
-pub(crate) fn check(plan: &TablePlan, columns: &[Cells<'_>], before: u64) -> Result<()> {
-    let first = plan
-        .columns
-        .iter()
-        .zip(columns)
-        .filter_map(|(column, cells)| first_problem(plan, column, cells))
-        .min_by_key(|(row, _)| *row);
-    match first {
-        None => Ok(()),
-        Some((row, message)) => {
-            Err(Error::Row { table: plan.table.to_string(), row: before + row as u64 + 1, message })
-        }
+/// The rows that cannot be stored exactly, each with its first reason, in their order.
+pub(crate) fn refused(plan: &TablePlan, columns: &[Cells<'_>]) -> Vec<RefusedRow> {
+    let mut found = BTreeMap::new();
+    for (column, cells) in plan.columns.iter().zip(columns) {
+        problems(plan, column, cells, &mut found);
     }
+    found.into_iter().map(|(row, message)| RefusedRow { row, message }).collect()
 }
 
-fn first_problem(plan: &TablePlan, column: &TableColumn, cells: &Cells<'_>) -> Option<(usize, String)> {
+/// The rows of a batch without those that were refused, and the number in the batch of each row that is left; `None`
+/// when all are left.
+pub(crate) fn without(batch: &RecordBatch, refused: &[RefusedRow]) -> Result<Option<(RecordBatch, Vec<usize>)>> {
+    if refused.is_empty() {
+        return Ok(None);
+    }
+    let mut keep = vec![true; batch.num_rows()];
+    for RefusedRow { row, .. } in refused {
+        if let Some(keep) = keep.get_mut(*row) {
+            *keep = false;
+        }
+    }
+    let left = filter_record_batch(batch, &BooleanArray::from(keep.clone()));
+    let left = left.map_err(|error| Error::Refused { action: "sort out rows", message: error.to_string() })?;
+    Ok(Some((left, (0..keep.len()).filter(|row| keep[*row]).collect())))
+}
+
+fn problems(plan: &TablePlan, column: &TableColumn, cells: &Cells<'_>, found: &mut BTreeMap<usize, String>) {
     let name = &column.name;
     let array = cells.array();
     let required = !column.nullable || plan.key.contains(name);
     if required && array.null_count() > 0 {
-        let row = (0..array.len()).find(|row| array.is_null(*row))?;
-        return Some((row, format!("column `{name}` is null and may not be")));
+        for row in (0..array.len()).filter(|row| array.is_null(*row)) {
+            found.entry(row).or_insert_with(|| format!("column `{name}` is null and may not be"));
+        }
     }
     if matches!(cells, Cells::Int64(_) | Cells::Boolean(_)) {
-        return None;
+        return;
     }
-    let limit = column.max_length;
-    (0..array.len())
-        .find_map(|row| problem(cells, row, limit).map(|what| (row, format!("column `{name}`: {what}"))))
+    for row in 0..array.len() {
+        if let Some(what) = problem(cells, row, column.max_length) {
+            found.entry(row).or_insert_with(|| format!("column `{name}`: {what}"));
+        }
+    }
 }
 
 /// What keeps one cell from being stored exactly.

@@ -1,15 +1,15 @@
 //! The lake: Delta tables in the object store, one folder below `lake/` each, partitioned by day, for SQL
 //! beyond one machine (Spark, Trino, Athena). This file is the list of what it does.
 //!
-//! Promises: rows of a delivery appear whole and once, by Delta's application transaction (`log.rs`, `delivery.rs`);
-//! rows are only added; no more than [`LakeLimits`] is held in memory, whatever the size of a file.
+//! Promises: rows of a delivery appear whole and once: the ledger in the database decides whether, Delta's application
+//! transaction keeps it at once (`delivery.rs`, `log.rs`); rows are only added; no more than [`LakeLimits`] is held in memory, whatever the size of a file.
 
 mod day;
 mod delivery;
 mod error;
 mod files;
-mod ledger;
 mod log;
+mod pending;
 mod scan;
 mod shape;
 mod sweep;
@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
-use async_trait::async_trait;
 use deltalake_core::DeltaTable;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
@@ -27,8 +26,9 @@ use object_store::path::Path;
 use tidemill_pipelines::TableName;
 
 use crate::builder::missing;
-use crate::{CommitKey, Error, LedgerRow, Opened, Result, Selection, Sink, TablePlan, TableState};
+use crate::{CommitKey, Error, LedgerRow, Result, Selection, TablePlan, TableState};
 pub use day::made_day_column;
+pub(crate) use delivery::LakeFiles;
 use log::Log;
 
 /// Where the tables lie in the object store.
@@ -99,13 +99,9 @@ impl Lake {
     }
 }
 
-#[async_trait]
-impl Sink for Lake {
-    async fn migrate(&self) -> Result<()> {
-        Ok(()) // the ledger is made of objects
-    }
-
-    async fn inspect(&self, plan: &TablePlan) -> Result<TableState> {
+impl Lake {
+    /// Compares a plan with what stands there. Changes nothing.
+    pub async fn inspect(&self, plan: &TablePlan) -> Result<TableState> {
         shape::check(plan)?;
         match self.log(&plan.table)?.snapshot().await? {
             None => Ok(TableState::Missing { ddl: shape::ddl(plan) }),
@@ -116,7 +112,8 @@ impl Sink for Lake {
         }
     }
 
-    async fn ensure(&self, plan: &TablePlan) -> Result<()> {
+    /// Makes the table when it is missing; refuses one of another shape.
+    pub async fn ensure(&self, plan: &TablePlan) -> Result<()> {
         let made = match self.inspect(plan).await? {
             TableState::Missing { .. } => self.log(&plan.table)?.create(plan).await,
             _ => Ok(()),
@@ -134,15 +131,22 @@ impl Sink for Lake {
         }
     }
 
-    async fn open(&self, plan: &TablePlan, key: &CommitKey) -> Result<Opened> {
-        delivery::open(self, plan, key).await
+    /// Begins the files of a delivery into a table that is there.
+    pub(crate) fn begin(&self, plan: &TablePlan, key: &CommitKey) -> Result<LakeFiles> {
+        LakeFiles::begin(self, plan, key)
     }
 
-    async fn ledger(&self, job_id: &str) -> Result<Vec<LedgerRow>> {
-        ledger::of_job(self, job_id).await
+    /// Commits in Delta what the ledger of the database says is committed. Safe to repeat, and by several at once.
+    pub(crate) async fn complete(&self, row: &LedgerRow) -> Result<()> {
+        match row.lake_table().map(|table| table.parse::<TableName>()) {
+            Some(Ok(table)) => delivery::complete(self, &table, &row.key).await,
+            Some(Err(error)) => Err(missing(error.to_string())),
+            None => Ok(()),
+        }
     }
 
-    async fn tables(&self) -> Result<Vec<(TableName, SchemaRef)>> {
+    /// The tables there are, with their columns.
+    pub async fn tables(&self) -> Result<Vec<(TableName, SchemaRef)>> {
         let folder = Path::from(FOLDER);
         let listed = self.objects.list_with_delimiter(Some(&folder)).await;
         let listed = listed.map_err(|e| error::from_store("list the tables of the lake", e))?;
@@ -158,15 +162,18 @@ impl Sink for Lake {
         Ok(tables)
     }
 
-    async fn schema(&self, table: &TableName) -> Result<Option<SchemaRef>> {
+    /// The columns of one table, `None` when there is no such table.
+    pub async fn schema(&self, table: &TableName) -> Result<Option<SchemaRef>> {
         Ok(self.log(table)?.snapshot().await?.map(|snapshot| snapshot.arrow_schema()))
     }
 
-    async fn select(&self, selection: &Selection) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    /// Streams a part of a table at a consistent snapshot.
+    pub async fn select(&self, selection: &Selection) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         scan::select(self.log(&selection.table)?, selection).await
     }
 
-    async fn ping(&self) -> Result<()> {
+    /// Reaches the object store.
+    pub async fn ping(&self) -> Result<()> {
         let folder = Path::from(FOLDER);
         let listed = self.objects.list_with_delimiter(Some(&folder)).await;
         listed.map(drop).map_err(|e| error::from_store("list the tables of the lake", e))

@@ -21,4 +21,6 @@ pub use mysql::MySqlSink;
 pub use selection::{Comparison, Filter, Literal, Selection};
 pub use sinks::Sinks;
 pub use sqlite::SqliteSink;
-pub use table::{CommitKey, Delivery, LedgerRow, Opened, Place, Sink, TableColumn, TablePlan, TableState};
+pub use table::{
+    Commit, CommitKey, Delivery, LedgerRow, Place, RefusedRow, Sink, TableColumn, TablePlan, TableState,
+};

@@ -27,7 +27,7 @@ use futures::stream::BoxStream;
 use tidemill_pipelines::TableName;
 
 use crate::{
-    CommitKey, Error, LedgerRow, Opened, Result, Selection, Sink, SinkLimits, TablePlan, TableState,
+    CommitKey, Delivery, Error, LedgerRow, Result, Selection, Sink, SinkLimits, TablePlan, TableState,
 };
 use session::Database;
 
@@ -93,8 +93,14 @@ impl Sink for MySqlSink {
         }
     }
 
-    async fn open(&self, plan: &TablePlan, key: &CommitKey) -> Result<Opened> {
-        delivery::open(&self.database, plan, key).await
+    async fn raise(&self, job_id: &str, attempt: u32) -> Result<Vec<LedgerRow>> {
+        let mut session = self.database.session().await?;
+        ledger::raise_fence(&mut session, job_id, attempt).await?;
+        ledger::of_job(&mut session, job_id).await
+    }
+
+    async fn open(&self, plans: &[TablePlan], key: &CommitKey) -> Result<Box<dyn Delivery>> {
+        delivery::open(&self.database, plans, key).await
     }
 
     async fn ledger(&self, job_id: &str) -> Result<Vec<LedgerRow>> {

@@ -29,7 +29,7 @@ use tidemill_pipelines::{Retry, TableName};
 
 use crate::plan::check_plan;
 use crate::{
-    CommitKey, Error, LedgerRow, Opened, Result, Selection, Sink, SinkLimits, TablePlan, TableState,
+    CommitKey, Delivery, Error, LedgerRow, Result, Selection, Sink, SinkLimits, TablePlan, TableState,
 };
 
 /// Connections for scans and questions; each reads its own snapshot.
@@ -107,7 +107,7 @@ impl Sink for SqliteSink {
             let made = sqlx::query(ddl).execute(&self.writer).await;
             made.map_err(|error| from_sqlx("make the ledger", error))?;
         }
-        Ok(())
+        ledger::upgrade(&self.writer).await
     }
 
     async fn inspect(&self, plan: &TablePlan) -> Result<TableState> {
@@ -145,12 +145,25 @@ impl Sink for SqliteSink {
         }
     }
 
-    async fn open(&self, plan: &TablePlan, key: &CommitKey) -> Result<Opened> {
-        delivery::open(self, plan, key).await
+    async fn raise(&self, job_id: &str, attempt: u32) -> Result<Vec<LedgerRow>> {
+        // Here first: the delivery of an older attempt holds the write lock, and stops when it sees this.
+        let _fence = self.fences.raise(job_id, attempt)?;
+        let mut raising =
+            self.writer.begin_with(BEGIN_WRITE).await.map_err(|error| from_sqlx("begin", error))?;
+        ledger::raise_fence(&mut raising, job_id, attempt).await?;
+        let rows = ledger::of_job(&mut raising, job_id).await?;
+        raising.commit().await.map_err(|error| from_sqlx("raise the fence", error))?;
+        Ok(rows)
+    }
+
+    async fn open(&self, plans: &[TablePlan], key: &CommitKey) -> Result<Box<dyn Delivery>> {
+        delivery::open(self, plans, key).await
     }
 
     async fn ledger(&self, job_id: &str) -> Result<Vec<LedgerRow>> {
-        ledger::of_job(&self.reader, job_id).await
+        let mut connection =
+            self.reader.acquire().await.map_err(|error| from_sqlx("read the ledger", error))?;
+        ledger::of_job(&mut connection, job_id).await
     }
 
     async fn tables(&self) -> Result<Vec<(TableName, SchemaRef)>> {

@@ -40,11 +40,11 @@ pub async fn run(parts: &Parts, command: &JobsCommand, json: bool) -> Result<Exi
         JobsCommand::Verify { id } => verify(parts, id, json).await,
         JobsCommand::Rejects { id } => rejects(parts, id).await,
         JobsCommand::Retry { id } => {
-            let job = job_store(parts).await?.retry(job_id(id)?).await?;
+            let job = parts.settler(&job_store(parts).await?).retry(job_id(id)?).await?;
             show(&job.with_context(|| format!("there is no job {id}"))?, json)
         }
         JobsCommand::Cancel { id } => {
-            let job = job_store(parts).await?.cancel(job_id(id)?).await?;
+            let job = parts.settler(&job_store(parts).await?).cancel(job_id(id)?).await?;
             show(&job.with_context(|| format!("there is no job {id}"))?, json)
         }
     }

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use tidemill_gateway::Users;
-use tidemill_jobs::JobStore;
+use tidemill_jobs::{JobStore, Settler};
+use tidemill_processor::SinkLedger;
 
 use super::fetcher::add_fetcher;
 use super::gateway::add_gateway;
@@ -49,19 +50,21 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     let sink = start.sink().await?;
     let Start { parts, mut crew, registry, shared } = start;
     let pipelines = Arc::clone(&shared.pipelines);
-    if parts.settings().database.url.is_none() {
-        // One processor at a time works on the folder, so whoever had jobs in hand is dead.
-        shared.jobs.end_leases().await?;
-    }
+    // One process at a time holds the folder, so an earlier one of its name is dead, and its jobs are taken up at once.
+    let worker = home.worker_name()?;
+    shared.jobs.end_leases_of(&worker).await?;
     let password = make_admin(&shared.jobs).await?;
 
     add_fetcher(&mut crew, &parts, &registry, shared.clone())?;
-    add_processor(&mut crew, &parts, &registry, shared.clone(), sink)?;
+    // One sink for all: on SQLite an attempt learns from its own process that its fence was raised.
+    let ledger = SinkLedger::new(Arc::clone(&sink), Arc::clone(&shared.objects));
+    let settler = Settler::new(shared.jobs.clone(), Arc::new(ledger));
+    add_processor(&mut crew, &parts, &registry, shared.clone(), sink, worker)?;
     add_notifier(&mut crew, &parts, &registry, Arc::clone(&pipelines), Arc::clone(&shared.log))?;
     let workers = parts.workers()?;
     workers.warm_up().await?;
     add_wire(&mut crew, &parts, wire, &shared, workers.clone())?;
-    add_gateway(&mut crew, &parts, &registry, listener, workers, shared)?;
+    add_gateway(&mut crew, &parts, &registry, listener, workers, settler, shared)?;
 
     println!("{}", banner(&parts, pipelines.len(), password.as_ref()));
     crew.work().await

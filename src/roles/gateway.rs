@@ -8,7 +8,7 @@ use object_store::path::Path;
 use prometheus::Registry;
 use tidemill_gateway::{Gateway, GatewayParts, ReadinessCheck, Users};
 use tidemill_ingest::{Landing, LandingLimits};
-use tidemill_jobs::{EventLog, JobStore};
+use tidemill_jobs::{EventLog, JobStore, Settler};
 use tidemill_query::Workers;
 use tokio::net::TcpListener;
 
@@ -29,7 +29,8 @@ pub async fn run(settings: Settings) -> Result<()> {
     if let Some(listener) = wire {
         add_wire(&mut crew, &parts, listener, &shared, workers.clone())?;
     }
-    add_gateway(&mut crew, &parts, &registry, listener, workers, shared)?;
+    let settler = parts.settler(&shared.jobs);
+    add_gateway(&mut crew, &parts, &registry, listener, workers, settler, shared)?;
     crew.work().await
 }
 
@@ -40,6 +41,7 @@ pub fn add_gateway(
     registry: &Registry,
     listener: TcpListener,
     workers: Workers,
+    settler: Settler,
     shared: Shared,
 ) -> Result<()> {
     let Shared { pipelines, jobs, log, objects } = shared;
@@ -48,6 +50,7 @@ pub fn add_gateway(
     metrics.into_iter().try_for_each(|collector| registry.register(collector))?;
     let gateway = Gateway::new(GatewayParts {
         pipelines,
+        settler,
         query: workers,
         landing: Landing::new(Arc::clone(&objects), jobs.clone(), LandingLimits::default()),
         users: Users::new(&jobs),

@@ -6,8 +6,8 @@ use std::time::Duration;
 use anyhow::Result;
 use object_store::ObjectStore;
 use prometheus::{IntCounterVec, Opts, Registry};
-use tidemill_jobs::{JobStore, Sweeper, Swept};
-use tidemill_processor::{Metrics, ProcessorParts};
+use tidemill_jobs::{JobStore, Settler, Sweeper, Swept};
+use tidemill_processor::{Metrics, ProcessorParts, SinkLedger};
 use tidemill_sinks::{Lake, Sink};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -30,7 +30,7 @@ pub async fn run(settings: Settings) -> Result<()> {
     let sink = start.sink().await?;
     let Start { parts, mut crew, registry, shared } = start;
     add_metrics(&mut crew, &parts, &registry, readiness(&shared, &sink)).await?;
-    add_processor(&mut crew, &parts, &registry, shared, sink)?;
+    add_processor(&mut crew, &parts, &registry, shared, sink, worker_name())?;
     crew.work().await
 }
 
@@ -41,10 +41,13 @@ pub fn add_processor(
     registry: &Registry,
     shared: Shared,
     sink: Arc<dyn Sink>,
+    worker: String,
 ) -> Result<()> {
     let Shared { pipelines, jobs, log, objects } = shared;
+    let ledger = SinkLedger::new(Arc::clone(&sink), Arc::clone(&objects));
+    let settler = Settler::new(jobs.clone(), Arc::new(ledger));
     let often = Sweeper::INTERVAL.min(parts.settings().processor.lease.get() / 3);
-    let sweeper = Sweeper::new(jobs.clone(), often);
+    let sweeper = Sweeper::new(settler, often);
     let swept = swept_counter()?;
     registry.register(Box::new(swept.clone()))?;
     crew.back(
@@ -61,7 +64,7 @@ pub fn add_processor(
         sink,
         limits: parts.processor_limits(),
         metrics: Metrics::new(registry)?,
-        worker: worker_name(),
+        worker,
     };
     crew.front("processor", tidemill_processor::serve(processor, crew.stop.clone()));
     Ok(())
@@ -69,15 +72,16 @@ pub fn add_processor(
 
 /// Counts what sweepers did; all outcomes are there from the start.
 pub fn swept_counter() -> prometheus::Result<IntCounterVec> {
-    let help = "Jobs that were left behind, by outcome: put_back, failed, woken.";
+    let help = "Jobs that were left behind, by outcome: put_back, failed, completed, woken.";
     let swept = IntCounterVec::new(Opts::new("tidemill_swept_jobs_total", help), &["outcome"])?;
     count_swept(&swept, Swept::default());
     Ok(swept)
 }
 
 fn count_swept(counter: &IntCounterVec, swept: Swept) {
-    let Swept { put_back, failed, woken } = swept;
-    for (outcome, jobs) in [("put_back", put_back), ("failed", failed), ("woken", woken)] {
+    let Swept { put_back, failed, completed, woken } = swept;
+    let outcomes = [("put_back", put_back), ("failed", failed), ("completed", completed), ("woken", woken)];
+    for (outcome, jobs) in outcomes {
         counter.with_label_values(&[outcome]).inc_by(jobs);
     }
 }

@@ -15,7 +15,7 @@ use datafusion::prelude::{SessionConfig, SessionContext};
 use futures::TryStreamExt;
 use tidemill_pipelines::Mode;
 use tidemill_query::{Flavour, Format, Places, QueryLimits, Statement, Visible, Workers};
-use tidemill_sinks::{CommitKey, Opened, Place, Sink, SinkLimits, TableColumn, TablePlan};
+use tidemill_sinks::{Commit, CommitKey, Place, Sink, SinkLimits, TableColumn, TablePlan};
 
 const TEXTS: [&str; 16] = [
     "ab",
@@ -168,12 +168,11 @@ async fn fill(sink: &dyn Sink, table: &str, batch: &RecordBatch) {
         place: Place::Database,
     };
     sink.ensure(&plan).await.unwrap();
-    let key = CommitKey { job_id: format!("job-{table}"), sink: table.to_owned(), chunk: 0, attempt: 1 };
-    let Opened::Delivery(mut delivery) = sink.open(&plan, &key).await.unwrap() else {
-        panic!("written before")
-    };
-    delivery.write(batch.clone()).await.unwrap();
-    delivery.commit().await.unwrap();
+    let key = CommitKey { job_id: format!("job-{table}"), chunk: 0, attempt: 1 };
+    sink.raise(&key.job_id, 1).await.unwrap();
+    let mut delivery = sink.open(&[plan], &key).await.unwrap();
+    assert_eq!(delivery.write(0, batch.clone()).await.unwrap(), []);
+    delivery.commit(Commit { summary: Some("{}"), lake: &[] }).await.unwrap();
 }
 
 async fn alone(session: &SessionContext, sql: &str) -> Result<Vec<i64>, String> {

@@ -20,7 +20,7 @@ use tidemill_benches::figures::Figures;
 use tidemill_benches::file::{FLIGHTS, FLIGHTS_ROWS, unzip};
 use tidemill_pipelines::PipelineSet;
 use tidemill_processor::{Engine, Lookups, ProcessorLimits, plan, run_local};
-use tidemill_sinks::{CommitKey, Lake, Opened, Sink};
+use tidemill_sinks::{Commit, CommitKey, Lake, Sink, Sinks, SqliteSink};
 
 const ROUNDS: usize = 7;
 /// The most that a median may be, as a multiple of the peer's.
@@ -83,15 +83,18 @@ async fn fill(lake: &Lake) -> Result<u64> {
         Ok(())
     };
     run_local(pipeline, &set, &lookups, &limits, input, &mut keep, Box::new(|_| Ok(()))).await?.verdict?;
-    lake.ensure(table).await?;
-    let key = CommitKey { job_id: "bench".to_owned(), sink: table.table.to_string(), chunk: 0, attempt: 1 };
-    let Opened::Delivery(mut delivery) = lake.open(table, &key).await? else {
-        anyhow::bail!("the lake is not empty");
-    };
+    let folder = tempfile::tempdir()?;
+    let database = SqliteSink::open(folder.path().join("tables.db")).await?;
+    let sinks = Sinks::new(Arc::new(database), Some(lake.clone()));
+    sinks.ensure(table).await?;
+    let key = CommitKey { job_id: "bench".to_owned(), chunk: 0, attempt: 1 };
+    sinks.raise(&key.job_id, key.attempt).await?;
+    let mut delivery = sinks.open(std::slice::from_ref(table), &key).await?;
     for batch in batches {
-        delivery.write(batch).await?;
+        ensure!(delivery.write(0, batch).await?.is_empty(), "a row was refused");
     }
-    Ok(delivery.commit().await?.rows)
+    let rows = delivery.commit(Commit { summary: Some("{}"), lake: &[] }).await?;
+    Ok(rows.iter().map(|row| row.rows).sum())
 }
 
 /// One question with everything that a worker does for it: the table's log is read anew.

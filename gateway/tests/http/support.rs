@@ -16,7 +16,7 @@ use tidemill_gateway::{
     Gateway, GatewayParts, GatewaySettings, Grant, Permission, ReadinessCheck, Scope, ServeError, Users,
 };
 use tidemill_ingest::{Landing, LandingLimits};
-use tidemill_jobs::{Counts, JobId, JobStore, Outcome, StoreLimits};
+use tidemill_jobs::{Committed, Counts, JobId, JobStore, MemoryLedger, Outcome, Settler, StoreLimits};
 use tidemill_pipelines::PipelineSet;
 use tidemill_query::{Places, QueryLimits, Workers};
 use tokio::net::TcpListener;
@@ -80,6 +80,7 @@ fn workers() -> Workers {
 pub struct Server {
     pub address: String,
     pub jobs: JobStore,
+    pub settler: Settler,
     pub users: Users,
     /// The mark of each user's password, which the tokens made by hand carry.
     marks: HashMap<String, String>,
@@ -99,6 +100,8 @@ impl Server {
         let url = format!("sqlite://{}", folder.path().join("jobs.db").display());
         let jobs = JobStore::connect(&url, StoreLimits::default()).await.unwrap();
         jobs.migrate().await.unwrap();
+        // No processor runs here, so nothing is committed but what a test says.
+        let settler = Settler::new(jobs.clone(), Arc::new(MemoryLedger::default()));
         let users = Users::new(&jobs);
         let marks = add_users(&users).await;
         let store = folder.path().join("objects");
@@ -107,6 +110,7 @@ impl Server {
         let mut parts = GatewayParts {
             pipelines: Arc::new(pipelines()),
             jobs: jobs.clone(),
+            settler: settler.clone(),
             landing: Landing::new(objects.clone(), jobs.clone(), LandingLimits::default()),
             objects,
             signer: None,
@@ -125,7 +129,7 @@ impl Server {
             let stop = stop.clone();
             async move { gateway.serve(listener, stop).await }
         });
-        Self { address, jobs, users, marks, client: Client::new(), stop, serving, folder }
+        Self { address, jobs, settler, users, marks, client: Client::new(), stop, serving, folder }
     }
 
     /// The claims of a good token.
@@ -186,9 +190,9 @@ impl Server {
             records_rejected: refused,
             records_filtered: 0,
         };
-        let outcome =
-            Outcome::Success { counts, report: format!("jobs/{id}/report.json"), artifacts: Vec::new() };
-        assert!(self.jobs.finish(&claim, outcome, Vec::new()).await.unwrap());
+        let report = format!("jobs/{id}/report.json");
+        let outcome = Outcome::Success(Committed { counts, report, artifacts: Vec::new() });
+        assert!(self.settler.finish(&claim, outcome, Vec::new()).await.unwrap());
     }
 
     pub fn write(&self, key: &str, text: &str) {

@@ -308,6 +308,7 @@ pub(super) fn job_of(pipeline: &Pipeline, claim: &SlotClaim, pages: &[&LandedPag
         parameters: Default::default(),
         pushed: Vec::new(),
         takes_turns: pipeline.takes_turns(false),
+            last_wins: pipeline.last_wins(),
         sender: super::SENDER.to_owned(),
         idempotency_key: None,
         duplicates: Duplicates::Accept,

@@ -1,14 +1,15 @@
-//! Changes of one job by its worker and by people: claim, heartbeat, finish, hand back, retry, cancel.
+//! Changes of one job as they are written: claim, heartbeat, end, requeue. Ends and requeues are called by
+//! [`crate::Settler`] alone, once the ledger has been read.
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use tidemill_pipelines::Blame;
+use uuid::Uuid;
 
 use super::connect::failed;
 use super::land::dedupe_key;
 use super::rows::{Stored, micros, to_json};
 use super::write::{Write, values};
 use super::{Claim, JobStore, Outcome, now};
-use crate::{Error, Event, Job, JobError, JobId, JobStatus, RejectSample, Result, life};
+use crate::{Committed, Error, Event, Job, JobId, JobStatus, RejectSample, Result, life};
 
 const CLAIM: &str = "UPDATE tidemill_jobs SET status = 'processing', attempt = attempt + 1, started_at = ?, \
     deadline = ?, lease_until = ?, worker = ?, pipeline_version = COALESCE(pipeline_version, ?) \
@@ -26,6 +27,9 @@ const RETRY: &str = "UPDATE tidemill_jobs SET status = 'queued', retries = retri
     not_before = ?, wake_at = ?, wakes = 0, started_at = NULL, finished_at = NULL, report = NULL, \
     artifacts = NULL, error = NULL, records_in = 0, records_written = 0, records_rejected = 0, \
     records_filtered = 0, pipeline_version = NULL, dedupe_key = ? WHERE job_id = ? AND status = 'failed' AND attempt = ?";
+
+/// Characters of a worker's name that are kept; the column holds as many and the token of the claim.
+const WORKER_CHARS_MAX: usize = 150;
 
 impl JobStore {
     /// Takes a queued job for `worker`. `None` when there is nothing to take: it is not queued, its time or its turn
@@ -48,6 +52,9 @@ impl JobStore {
         if job.takes_turns && !self.is_next(&job, arrival).await? {
             return Ok(None);
         }
+        // Unlike the worker's name it is of this claim alone, so that it is known again when the answer got lost.
+        let token = Uuid::now_v7().simple();
+        let worker = format!("{} {token}", worker.chars().take(WORKER_CHARS_MAX).collect::<String>());
         // It begins now that it is its turn: not before the one before it ended.
         let now = if job.takes_turns { now.max(super::now()) } else { now };
         let deadline = now + span(self.limits.job_limit);
@@ -55,24 +62,33 @@ impl JobStore {
             micros(now),
             micros(deadline),
             micros(now + span(self.limits.lease)),
-            worker.chars().take(190).collect::<String>(),
+            worker.as_str(),
             pipeline_version,
             job.job_id.to_string(),
             state.attempt,
             micros(now),
         ];
         let claimed = match job.takes_turns {
-            false => self.execute("claim a job", CLAIM, values).await? > 0,
-            true => self.commit("claim a job", &Write::new(CLAIM, values).in_turn(&job, arrival)).await?,
+            false => self.execute("claim a job", CLAIM, values).await.map(|found| found > 0),
+            true => self.commit("claim a job", &Write::new(CLAIM, values).in_turn(&job, arrival)).await,
         };
-        if !claimed {
-            return Ok(None);
+        // A claim that was tried again finds no row, and an error may hide a claim that was made.
+        if !matches!(claimed, Ok(true)) && !self.was_claimed_by(job.job_id, state.attempt + 1, &worker).await? {
+            return claimed.map(|_| None);
         }
         job.status = JobStatus::Processing;
         job.attempt = state.attempt + 1;
         job.started_at = Some(now);
         job.pipeline_version.get_or_insert_with(|| pipeline_version.to_owned());
         Ok(Some(Claim { attempt: job.attempt, job, deadline }))
+    }
+
+    /// Whether this very claim stands in the table.
+    async fn was_claimed_by(&self, job: JobId, attempt: u32, worker: &str) -> Result<bool> {
+        let statement = "SELECT 1 FROM tidemill_jobs WHERE job_id = ? AND status = 'processing' \
+                         AND attempt = ? AND worker = ?";
+        let values = values![job.to_string(), attempt, worker];
+        Ok(!self.rows("look for a claim", statement, values).await?.is_empty())
     }
 
     /// Says that the worker lives; false when the job is no longer its own (put back, cancelled, ended).
@@ -82,79 +98,52 @@ impl JobStore {
         Ok(self.execute("extend a claim", HEARTBEAT, values).await? > 0)
     }
 
-    /// Ends an attempt and tells of it, in one transaction. False when the job is no longer the worker's own.
-    /// True also when this very end was written before, so it may be repeated when the answer was lost.
-    pub async fn finish(&self, claim: &Claim, outcome: Outcome, rejects: Vec<RejectSample>) -> Result<bool> {
-        let job = ended(&claim.job, outcome);
-        if self.end(&job, JobStatus::Processing, rejects).await? {
+    /// Gives up a claim without a word on the job's end, so that the sweeper takes the job up at once.
+    pub async fn abandon(&self, claim: &Claim) -> Result<bool> {
+        let values = values![0_i64, claim.job.job_id.to_string(), claim.attempt];
+        Ok(self.execute("abandon a claim", HEARTBEAT, values).await? > 0)
+    }
+
+    /// Writes the success of an attempt that has committed. False when the job is no longer the worker's own; true
+    /// also when the same end stands there.
+    pub(crate) async fn succeed(
+        &self,
+        claimed: &Job,
+        committed: Committed,
+        rejects: Vec<RejectSample>,
+    ) -> Result<bool> {
+        let job = ended(claimed, Outcome::Success(committed));
+        if self.write_end(&job, JobStatus::Processing, rejects).await? {
             return Ok(true);
         }
         let found = self.get(job.job_id).await?;
-        Ok(found.is_some_and(|found| {
-            (found.status, found.attempt, &found.error) == (job.status, job.attempt, &job.error)
-        }))
+        Ok(found.is_some_and(|found| (found.status, found.attempt) == (job.status, job.attempt)))
     }
 
-    /// Puts a claimed job back into the queue, not to be claimed before `not_before`; false when it is no longer
-    /// the worker's own. `count_retry` says whether it shows as a retry. How often a job may be handed back
-    /// is for the caller to bound, by the job's `retries`.
-    pub async fn hand_back(
+    /// Ends a job from the status and attempt in which it was read.
+    pub(crate) async fn end(
         &self,
-        claim: &Claim,
-        not_before: DateTime<Utc>,
-        count_retry: bool,
+        stored: &Stored,
+        outcome: Outcome,
+        rejects: Vec<RejectSample>,
     ) -> Result<bool> {
-        let Some(stored) = self.stored(claim.job.job_id).await? else {
-            return Ok(false);
-        };
-        if !life::holds(&stored.state, claim.attempt) {
-            return Ok(false);
-        }
-        self.put_back(&stored, not_before, u32::from(count_retry), stored.state.put_backs).await
+        self.write_end(&ended(&stored.job, outcome), stored.job.status, rejects).await
     }
 
-    /// Has a failed job done again, with the pipeline as it is now. `None` when there is no such job.
-    pub async fn retry(&self, job: JobId) -> Result<Option<Job>> {
-        let Some(stored) = self.stored(job).await? else {
-            return Ok(None);
-        };
-        if !life::may_retry(stored.job.status) {
-            return Err(not_allowed(&stored.job, "retried"));
-        }
-        if stored.job.files_to_process.is_empty() {
-            let slot = stored.job.file_name.map(|slot| format!(" --slot {slot}")).unwrap_or_default();
-            return Err(Error::NothingFetched { pipeline: stored.job.pipeline, slot });
-        }
+    /// Queues a failed job again, for its pipeline as it is now.
+    pub(crate) async fn queue_again(&self, stored: &Stored) -> Result<bool> {
         let key = dedupe_key(&stored.job, stored.duplicates);
-        let changed = match self.try_commit(&self.again(&stored, key)).await {
+        match self.try_commit(&self.again(stored, key)).await {
             // The same content came again meanwhile: that job answers for it.
             Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
-                self.commit("retry a job", &self.again(&stored, None)).await?
+                self.commit("retry a job", &self.again(stored, None)).await
             }
-            done => done.map_err(failed("retry a job"))?,
-        };
-        self.changed(job, changed, "retried").await
-    }
-
-    /// Ends a job that has not ended; its worker learns of it by its next heartbeat. `None` when there is no such job.
-    pub async fn cancel(&self, job: JobId) -> Result<Option<Job>> {
-        let Some(stored) = self.stored(job).await? else {
-            return Ok(None);
-        };
-        if !life::may_cancel(stored.job.status) {
-            return Err(not_allowed(&stored.job, "cancelled"));
+            done => done.map_err(failed("retry a job")),
         }
-        let error = JobError {
-            code: "cancelled".to_owned(),
-            message: "the job was cancelled".to_owned(),
-            blame: Blame::Sender,
-        };
-        let changed = self.fail(&stored, error).await?;
-        self.changed(job, changed, "cancelled").await
     }
 
     /// Queues a processing job again and announces it when its time has come.
-    pub(super) async fn put_back(
+    pub(crate) async fn put_back(
         &self,
         stored: &Stored,
         not_before: DateTime<Utc>,
@@ -177,14 +166,7 @@ impl JobStore {
         self.commit("put a job back", &write).await
     }
 
-    /// Ends a job that has not ended as failed, from outside of its worker.
-    pub(super) async fn fail(&self, stored: &Stored, error: JobError) -> Result<bool> {
-        let counts = stored.job.counts;
-        let job = ended(&stored.job, Outcome::Failed { counts, report: None, error });
-        self.end(&job, stored.job.status, Vec::new()).await
-    }
-
-    async fn end(&self, job: &Job, from: JobStatus, rejects: Vec<RejectSample>) -> Result<bool> {
+    async fn write_end(&self, job: &Job, from: JobStatus, rejects: Vec<RejectSample>) -> Result<bool> {
         self.commit("finish a job", &finishing(job, from, rejects)?.calling_next(job)).await
     }
 
@@ -193,15 +175,8 @@ impl JobStore {
         let wake_at = micros(now) + self.wake_after_micros();
         let job = &stored.job;
         let values = values![micros(now), wake_at, dedupe_key, job.job_id.to_string(), job.attempt];
-        Write::new(RETRY, values).telling(Event::landed(job, now)).taking_turns(job)
-    }
-
-    /// The job after a change, or why it could not be made: another change came in between.
-    async fn changed(&self, job: JobId, changed: bool, change: &'static str) -> Result<Option<Job>> {
-        match self.get(job).await? {
-            Some(job) if !changed => Err(not_allowed(&job, change)),
-            found => Ok(found),
-        }
+        let write = Write::new(RETRY, values).telling(Event::landed(job, now)).taking_turns(job);
+        if stored.last_wins { write.superseding(job) } else { write }
     }
 }
 
@@ -233,7 +208,7 @@ pub(super) fn finishing(job: &Job, from: JobStatus, rejects: Vec<RejectSample>) 
 pub(super) fn ended(job: &Job, outcome: Outcome) -> Job {
     let mut job = Job { finished_at: Some(now()), ..job.clone() };
     match outcome {
-        Outcome::Success { counts, report, artifacts } => {
+        Outcome::Success(Committed { counts, report, artifacts }) => {
             (job.status, job.artifacts) = (JobStatus::Success, artifacts);
             (job.counts, job.report_file_path, job.error) = (counts, Some(report), None);
         }
@@ -245,7 +220,7 @@ pub(super) fn ended(job: &Job, outcome: Outcome) -> Job {
     job
 }
 
-fn not_allowed(job: &Job, change: &'static str) -> Error {
+pub(crate) fn not_allowed(job: &Job, change: &'static str) -> Error {
     Error::NotAllowed { status: job.status.as_str(), change }
 }
 

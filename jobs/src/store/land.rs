@@ -18,8 +18,12 @@ const KEY_CHARS_MAX: usize = 190;
 
 const INSERT: &str = "INSERT INTO tidemill_jobs (job_id, pipeline, status, attempt, retries, put_backs, \
     created_at, not_before, wake_at, wakes, files, file_name, size_bytes, content_sha256, parameters, \
-    takes_turns, sender, idempotency_key, duplicates, dedupe_key, records_in, records_written, records_rejected, \
-    records_filtered) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)";
+    takes_turns, last_wins, sender, idempotency_key, duplicates, dedupe_key, records_in, records_written, \
+    records_rejected, records_filtered) VALUES (?, ?, ?, 0, 0, 0, ?, ?, ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0, 0, 0, 0)";
+
+/// The keys of a pipeline lie between `name:` and `name;`, so the unique index finds the few that are set.
+const SUPERSEDE: &str = "UPDATE tidemill_jobs SET dedupe_key = NULL \
+    WHERE dedupe_key > ? AND dedupe_key < ? AND job_id <> ?";
 
 impl JobStore {
     /// Makes a job, or finds the one that the same upload made before. When it fails with
@@ -75,6 +79,7 @@ impl JobStore {
             job.content_sha256.as_str(),
             parameters,
             i64::from(job.takes_turns),
+            i64::from(new.last_wins),
             job.sender.as_str(),
             new.idempotency_key.clone(),
             duplicates,
@@ -88,6 +93,7 @@ impl JobStore {
             write =
                 write.and(format!("INSERT INTO tidemill_pushed (object_id, job_id) VALUES {rows}"), values);
         }
+        let write = if new.last_wins { write.superseding(job) } else { write };
         Ok(write.taking_turns(job))
     }
 
@@ -144,6 +150,15 @@ impl JobStore {
 
     pub(super) fn wake_after_micros(&self) -> i64 {
         i64::try_from(self.limits.wake_after.as_micros()).unwrap_or(i64::MAX / 4)
+    }
+}
+
+impl Write {
+    /// From now on the contents of all other jobs of the pipeline are no duplicates any more: where the last file
+    /// wins, the same content as an older one undoes what came in between.
+    pub(super) fn superseding(self, job: &Job) -> Self {
+        let (from, to) = (format!("{}:", job.pipeline), format!("{};", job.pipeline));
+        self.and(SUPERSEDE, values![from, to, job.job_id.to_string()])
     }
 }
 

@@ -1,26 +1,30 @@
 //! Jobs that were left behind, for the sweeper: found by index, changed by compare-and-set.
 
-use chrono::{DateTime, Utc};
-use tidemill_pipelines::Blame;
+use std::time::Duration;
 
-use super::JobStore;
+use chrono::{DateTime, Utc};
+
+use super::{JobStore, now};
 use super::change::span;
 use super::rows::{COLUMNS, Stored, micros};
 use super::write::{Write, values};
-use crate::life::{self, Left};
-use crate::{Event, JobError, Result};
+use crate::life;
+use crate::{Event, JobId, JobStatus, Result};
 
 /// `wakes` is in the condition: of two sweepers only one announces.
 const WAKE: &str = "UPDATE tidemill_jobs SET wakes = wakes + 1, wake_at = ? \
     WHERE job_id = ? AND status = 'queued' AND attempt = ? AND wakes = ?";
 
-const END_LEASES: &str = "UPDATE tidemill_jobs SET lease_until = 0 WHERE status = 'processing'";
+const END_LEASES_OF: &str =
+    "UPDATE tidemill_jobs SET lease_until = 0 WHERE status = 'processing' AND worker LIKE ?";
 
 impl JobStore {
-    /// Ends the leases of all running jobs, so that they are taken over at once. For a start that knows that no other
-    /// processor is at work on this store.
-    pub async fn end_leases(&self) -> Result<()> {
-        self.execute("end the leases of a dead process", END_LEASES, Vec::new()).await.map(drop)
+    /// Ends the leases of the jobs that a dead process of this name had claimed, so that they are taken over at once.
+    pub async fn end_leases_of(&self, worker: &str) -> Result<()> {
+        let escaped = worker.replace('_', "!_").replace('%', "!%");
+        let values = values![format!("{escaped} %")];
+        let statement = format!("{END_LEASES_OF} ESCAPE '!'");
+        self.execute("end the leases of a dead process", &statement, values).await.map(drop)
     }
 
     /// Processing jobs whose deadline or lease has passed, at most `limit`, the oldest first.
@@ -41,19 +45,22 @@ impl JobStore {
         self.find("look for stranded jobs", &statement, values![micros(now), micros(now), limit]).await
     }
 
-    /// Queues a job again that was left behind.
-    pub(crate) async fn put_back_left(&self, stored: &Stored, now: DateTime<Utc>) -> Result<bool> {
-        self.put_back(stored, now, 1, stored.state.put_backs + 1).await
-    }
-
-    /// Fails a job that was left behind too often.
-    pub(crate) async fn fail_left(&self, stored: &Stored, left: Left) -> Result<bool> {
-        let error = JobError {
-            code: left.code().to_owned(),
-            message: left.message().to_owned(),
-            blame: Blame::Operator,
-        };
-        self.fail(stored, error).await
+    /// Announces a queued job again after `pause`, because it waits for others; false when that was done `times_max` times
+    /// since it was queued, or the job is not queued any more.
+    pub async fn put_off(&self, job: JobId, pause: Duration, times_max: u32) -> Result<bool> {
+        let Some(stored) = self.stored(job).await? else { return Ok(false) };
+        let state = &stored.state;
+        if stored.job.status != JobStatus::Queued || state.wakes >= times_max {
+            return Ok(false);
+        }
+        let due = now() + span(pause);
+        let wake_at = micros(due) + self.wake_after_micros();
+        let values = values![wake_at, job.to_string(), state.attempt, state.wakes];
+        let mut write = Write::new(WAKE, values).telling(Event::landed(&stored.job, now()));
+        write.due_at = Some(micros(due));
+        // Whoever was quicker has announced it.
+        self.commit("put a job off", &write).await?;
+        Ok(true)
     }
 
     /// Announces a queued job again.

@@ -75,7 +75,7 @@ impl JobStore {
         Ok(stats)
     }
 
-    pub(super) async fn stored(&self, job: JobId) -> Result<Option<Stored>> {
+    pub(crate) async fn stored(&self, job: JobId) -> Result<Option<Stored>> {
         let statement = format!("SELECT {COLUMNS} FROM tidemill_jobs WHERE job_id = ?");
         Ok(self.find("read a job", &statement, values![job.to_string()]).await?.pop())
     }

@@ -11,7 +11,7 @@ use crate::{Counts, Job, JobError, JobStatus};
 /// Every column that [`Stored`] reads.
 pub(super) const COLUMNS: &str = "arrival, job_id, pipeline, pipeline_version, status, attempt, retries, \
     put_backs, created_at, started_at, finished_at, not_before, deadline, lease_until, wake_at, wakes, files, \
-    file_name, size_bytes, content_sha256, parameters, takes_turns, sender, duplicates, report, records_in, \
+    file_name, size_bytes, content_sha256, parameters, takes_turns, last_wins, sender, duplicates, report, records_in, \
     records_written, records_rejected, records_filtered, artifacts, error";
 
 /// A job with what only the store needs to know of it.
@@ -21,6 +21,7 @@ pub(crate) struct Stored {
     pub arrival: i64,
     pub state: State,
     pub duplicates: Duplicates,
+    pub last_wins: bool,
 }
 
 impl Stored {
@@ -40,7 +41,8 @@ impl Stored {
             "accept" => Duplicates::Accept,
             _ => Duplicates::First,
         };
-        Ok(Self { job, arrival: row.try_get("arrival")?, state, duplicates })
+        let last_wins = row.try_get::<i64, _>("last_wins")? != 0;
+        Ok(Self { job, arrival: row.try_get("arrival")?, state, duplicates, last_wins })
     }
 }
 

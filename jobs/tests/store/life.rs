@@ -1,9 +1,9 @@
 //! A job's changes: one claim wins, an older attempt changes nothing, and each change tells its event.
 
 use chrono::{TimeDelta, Utc};
-use tidemill_jobs::{Error, EventKind, FinishedData, JobId, JobStatus, Outcome, RejectSample, StoreLimits};
+use tidemill_jobs::{Error, EventKind, FinishedData, JobId, JobStatus, RejectSample, StoreLimits};
 
-use crate::support::{Database, claim, claimed, failure, landed, new_job, on_both, success};
+use crate::support::{Database, claim, claimed, committed, failure, landed, new_job, on_both, success};
 
 on_both!(
     of_many_claims_one_wins,
@@ -40,7 +40,7 @@ async fn a_job_keeps_the_version_of_its_first_claim(db: Database) {
     assert_eq!(claim.job.pipeline_version.as_deref(), Some("v1"));
     let limit = TimeDelta::from_std(StoreLimits::default().job_limit).unwrap();
     assert_eq!(claim.deadline, claim.job.started_at.unwrap() + limit);
-    assert!(db.store.hand_back(&claim, Utc::now(), false).await.unwrap());
+    assert!(db.settler.release(&claim, Utc::now(), false).await.unwrap());
     let later = Utc::now() + TimeDelta::seconds(1);
     let second = db.store.claim(claim.job.job_id, "v2", "w", later).await.unwrap().unwrap();
     assert_eq!(second.job.pipeline_version.as_deref(), Some("v1"));
@@ -51,14 +51,14 @@ async fn a_job_handed_back_waits_for_its_time(db: Database) {
     let claim = claimed(&db.store, "sales").await;
     let job = claim.job.job_id;
     let due = Utc::now() + TimeDelta::minutes(5);
-    assert!(db.store.hand_back(&claim, due, true).await.unwrap());
+    assert!(db.settler.release(&claim, due, true).await.unwrap());
     let found = db.store.get(job).await.unwrap().unwrap();
     assert_eq!((found.status, found.retries), (JobStatus::Queued, 1));
     let early = db.store.claim(job, "v1", "w", due - TimeDelta::seconds(1)).await.unwrap();
     assert!(early.is_none());
     let second = db.store.claim(job, "v1", "w", due + TimeDelta::seconds(1)).await.unwrap().unwrap();
     assert_eq!(second.attempt, 2);
-    assert!(db.store.hand_back(&second, Utc::now(), false).await.unwrap());
+    assert!(db.settler.release(&second, Utc::now(), false).await.unwrap());
     assert_eq!(db.store.get(job).await.unwrap().unwrap().retries, 1, "not counted");
     assert_eq!(db.told().await, [("landed", job); 3]);
 }
@@ -68,16 +68,16 @@ async fn an_older_attempt_changes_nothing(db: Database) {
     let job = old.job.job_id;
     assert!(db.store.heartbeat(&old).await.unwrap());
     assert!(db.store.heartbeat(&old).await.unwrap(), "also when nothing in the row changes");
-    assert!(db.store.hand_back(&old, Utc::now(), false).await.unwrap());
+    assert!(db.settler.release(&old, Utc::now(), false).await.unwrap());
     assert!(!db.store.heartbeat(&old).await.unwrap());
     let new = claim(&db.store, job).await.unwrap();
     let told = db.told().await;
     assert!(!db.store.heartbeat(&old).await.unwrap());
-    assert!(!db.store.finish(&old, success(), Vec::new()).await.unwrap());
-    assert!(!db.store.hand_back(&old, Utc::now(), true).await.unwrap());
+    assert!(!db.settler.finish(&old, success(), Vec::new()).await.unwrap());
+    assert!(!db.settler.release(&old, Utc::now(), true).await.unwrap());
     assert_eq!(db.store.get(job).await.unwrap(), Some(new.job.clone()));
     assert_eq!(db.told().await, told);
-    assert!(db.store.finish(&new, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&new, success(), Vec::new()).await.unwrap());
 }
 
 async fn a_finished_job_carries_its_counts_and_tells_them(db: Database) {
@@ -90,7 +90,7 @@ async fn a_finished_job_carries_its_counts_and_tells_them(db: Database) {
         message: "`x` is no integer".to_owned(),
     };
     let rejects = (0..100).map(reject).collect();
-    assert!(db.store.finish(&claim, success(), rejects).await.unwrap());
+    assert!(db.settler.finish(&claim, success(), rejects).await.unwrap());
     let job = db.store.get(claim.job.job_id).await.unwrap().unwrap();
     assert_eq!((job.status, job.counts.records_rejected), (JobStatus::Success, 2));
     assert_eq!(job.report_file_path.as_deref(), Some("jobs/x/report.json"));
@@ -107,25 +107,25 @@ async fn a_finished_job_carries_its_counts_and_tells_them(db: Database) {
 async fn the_same_end_may_be_repeated(db: Database) {
     let claim = claimed(&db.store, "sales").await;
     for _ in 0..2 {
-        assert!(db.store.finish(&claim, failure("no_records"), Vec::new()).await.unwrap());
+        assert!(db.settler.finish(&claim, failure("no_records"), Vec::new()).await.unwrap());
     }
     assert_eq!(db.told().await.len(), 2, "told once");
-    assert!(!db.store.finish(&claim, success(), Vec::new()).await.unwrap(), "another end");
+    assert!(!db.settler.finish(&claim, success(), Vec::new()).await.unwrap(), "another end");
     let job = db.store.get(claim.job.job_id).await.unwrap().unwrap();
     assert_eq!((job.status, job.error.unwrap().code.as_str()), (JobStatus::Failed, "no_records"));
 }
 
 async fn a_cancelled_job_is_taken_from_its_worker(db: Database) {
     let claim = claimed(&db.store, "sales").await;
-    let job = db.store.cancel(claim.job.job_id).await.unwrap().unwrap();
+    let job = db.settler.cancel(claim.job.job_id).await.unwrap().unwrap();
     assert_eq!((job.status, job.error.unwrap().code.as_str()), (JobStatus::Failed, "cancelled"));
     assert!(!db.store.heartbeat(&claim).await.unwrap());
-    assert!(!db.store.finish(&claim, success(), Vec::new()).await.unwrap());
-    let again = db.store.cancel(claim.job.job_id).await;
+    assert!(!db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
+    let again = db.settler.cancel(claim.job.job_id).await;
     assert!(matches!(again, Err(Error::NotAllowed { status: "failed", change: "cancelled" })));
     let queued = landed(&db.store, new_job("sales")).await;
-    assert_eq!(db.store.cancel(queued.job_id).await.unwrap().unwrap().status, JobStatus::Failed);
-    assert_eq!(db.store.cancel(JobId::new()).await.unwrap(), None);
+    assert_eq!(db.settler.cancel(queued.job_id).await.unwrap().unwrap().status, JobStatus::Failed);
+    assert_eq!(db.settler.cancel(JobId::new()).await.unwrap(), None);
     let told: Vec<_> = db.told().await.into_iter().filter(|(kind, _)| *kind == "finished").collect();
     assert_eq!(told, [("finished", claim.job.job_id), ("finished", queued.job_id)]);
 }
@@ -133,18 +133,18 @@ async fn a_cancelled_job_is_taken_from_its_worker(db: Database) {
 async fn only_a_failed_job_is_retried(db: Database) {
     let first = claimed(&db.store, "sales").await;
     let job = first.job.job_id;
-    let running = db.store.retry(job).await;
+    let running = db.settler.retry(job).await;
     assert!(matches!(running, Err(Error::NotAllowed { status: "processing", change: "retried" })));
-    assert!(db.store.finish(&first, failure("x"), Vec::new()).await.unwrap());
-    let queued = db.store.retry(job).await.unwrap().unwrap();
+    assert!(db.settler.finish(&first, failure("x"), Vec::new()).await.unwrap());
+    let queued = db.settler.retry(job).await.unwrap().unwrap();
     assert_eq!((queued.status, queued.retries, queued.attempt), (JobStatus::Queued, 1, 1));
     assert_eq!((queued.error, queued.finished_at, queued.pipeline_version), (None, None, None));
     let later = Utc::now() + TimeDelta::seconds(1);
     let second = db.store.claim(job, "v2", "w", later).await.unwrap().unwrap();
     assert_eq!((second.attempt, second.job.pipeline_version.as_deref()), (2, Some("v2")));
-    let Outcome::Success { counts, .. } = success() else { panic!() };
-    assert!(db.store.finish(&second, success(), Vec::new()).await.unwrap());
+    let counts = committed().counts;
+    assert!(db.settler.finish(&second, success(), Vec::new()).await.unwrap());
     assert_eq!(db.store.get(job).await.unwrap().unwrap().counts, counts);
-    assert!(matches!(db.store.retry(job).await, Err(Error::NotAllowed { .. })));
-    assert_eq!(db.store.retry(JobId::new()).await.unwrap(), None);
+    assert!(matches!(db.settler.retry(job).await, Err(Error::NotAllowed { .. })));
+    assert_eq!(db.settler.retry(JobId::new()).await.unwrap(), None);
 }

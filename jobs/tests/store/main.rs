@@ -7,6 +7,7 @@
 mod collections;
 mod life;
 mod relay;
+mod settle;
 mod slots;
 mod support;
 mod sweeper;

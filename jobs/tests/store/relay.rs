@@ -126,7 +126,7 @@ async fn a_commit_reaches_the_log_at_once(db: Database) {
     times.sort();
     println!("commit to consumer: median {:?}, longest {:?}", times[25], times[49]);
     let claim = claimed(&db.store, "sales").await;
-    assert!(db.store.finish(&claim, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
     let mut finished = log.switched.log.subscribe(Topic::Finished, "test").await.unwrap();
     let record = tokio::time::timeout(PATIENCE, finished.next()).await.unwrap().unwrap();
     assert_eq!(record.key, claim.job.job_id.to_string());
@@ -188,7 +188,7 @@ async fn a_delayed_event_waits_for_its_time(db: Database) {
     let claim = claimed(&db.store, "sales").await;
     assert_eq!(log.next().await, claim.job.job_id);
     let due = Utc::now() + TimeDelta::seconds(2);
-    assert!(db.store.hand_back(&claim, due, true).await.unwrap());
+    assert!(db.settler.release(&claim, due, true).await.unwrap());
     assert_eq!(log.next().await, claim.job.job_id);
     assert!(Utc::now() >= due);
     assert!(db.store.claim(claim.job.job_id, "v1", "w", Utc::now()).await.unwrap().is_some());

@@ -200,11 +200,11 @@ async fn a_job_of_a_failed_run_is_never_done(db: Database) {
     let new =
         NewJob { files: Vec::new(), file_name: Some("noon".to_owned()), takes_turns: true, ..job_of(&run) };
     assert!(db.store.fail_run(&run, new, cause()).await.unwrap());
-    let error = db.store.retry(run.run_id).await.unwrap_err().to_string();
+    let error = db.settler.retry(run.run_id).await.unwrap_err().to_string();
     assert!(error.ends_with("fetch again with: tidemill fetch sales --slot noon"), "{error}");
     assert!(claim(&db.store, run.run_id).await.is_none());
     let later = Utc::now() + chrono::TimeDelta::days(1);
-    let swept = Sweeper::new(db.store.clone(), Sweeper::INTERVAL).sweep(later).await.unwrap();
+    let swept = Sweeper::new(db.settler.clone(), Sweeper::INTERVAL).sweep(later).await.unwrap();
     assert_eq!(swept, Swept::default());
     // It stands in the way of no other that takes turns.
     let next = crate::support::landed(&db.store, NewJob { takes_turns: true, ..new_job("sales") }).await;

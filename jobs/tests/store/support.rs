@@ -1,13 +1,15 @@
 //! A database of its own for each test, and jobs to put into it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use sqlx::Row;
 use tempfile::TempDir;
 use tidemill_jobs::{
-    Claim, Counts, Event, Job, JobError, JobId, JobStore, Landed, NewJob, Outcome, StoreLimits,
+    Claim, Committed, Counts, Event, Job, JobError, JobId, JobStore, Landed, MemoryLedger, NewJob, Outcome, Settler,
+    StoreLimits,
 };
 use tidemill_pipelines::{Blame, Duplicates};
 use uuid::Uuid;
@@ -30,6 +32,9 @@ pub(crate) use on_both;
 /// A migrated store on an empty database.
 pub struct Database {
     pub store: JobStore,
+    /// Ends jobs by `ledger`.
+    pub settler: Settler,
+    pub ledger: Arc<MemoryLedger>,
     url: String,
 }
 
@@ -37,7 +42,9 @@ impl Database {
     async fn open(url: String) -> Self {
         let store = connect(&url).await;
         store.migrate().await.unwrap();
-        Self { store, url }
+        let ledger = Arc::new(MemoryLedger::default());
+        let settler = Settler::new(store.clone(), Arc::clone(&ledger) as _);
+        Self { store, settler, ledger, url }
     }
 
     /// The same database as another process sees it.
@@ -120,6 +127,7 @@ pub fn new_job(pipeline: &str) -> NewJob {
         parameters: BTreeMap::new(),
         pushed: Vec::new(),
         takes_turns: false,
+        last_wins: false,
         sender: "ann".to_owned(),
         idempotency_key: None,
         duplicates: Duplicates::First,
@@ -144,9 +152,14 @@ pub async fn claim(store: &JobStore, job: JobId) -> Option<Claim> {
     store.claim(job, "v1", "worker-1", Utc::now() + TimeDelta::milliseconds(1)).await.unwrap()
 }
 
-pub fn success() -> Outcome {
+/// What the ledger says of a job.
+pub fn committed() -> Committed {
     let counts = Counts { records_in: 9, records_written: 6, records_rejected: 2, records_filtered: 1 };
-    Outcome::Success { counts, report: "jobs/x/report.json".to_owned(), artifacts: vec!["a.mp3".to_owned()] }
+    Committed { counts, report: "jobs/x/report.json".to_owned(), artifacts: vec!["a.mp3".to_owned()] }
+}
+
+pub fn success() -> Outcome {
+    Outcome::Success(committed())
 }
 
 pub fn failure(code: &str) -> Outcome {

@@ -1,7 +1,7 @@
 //! What was left behind is put back once, then failed; what nobody came for is announced again.
 
 use chrono::{TimeDelta, Utc};
-use tidemill_jobs::{JobStatus, Sweeper, Swept};
+use tidemill_jobs::{JobStatus, Settler, Sweeper, Swept};
 
 use crate::support::{Database, claim, claimed, landed, new_job, on_both};
 
@@ -15,7 +15,7 @@ on_both!(
 );
 
 async fn left_behind_twice(db: Database, after: TimeDelta, code: &str) {
-    let sweeper = Sweeper::new(db.store.clone(), Sweeper::INTERVAL);
+    let sweeper = Sweeper::new(db.settler.clone(), Sweeper::INTERVAL);
     let first = claimed(&db.store, "sales").await;
     let job = first.job.job_id;
     let swept = sweeper.sweep(Utc::now() + after).await.unwrap();
@@ -43,13 +43,13 @@ async fn an_overdue_job_is_put_back_once_and_then_fails(db: Database) {
 }
 
 async fn a_retry_by_hand_gives_a_new_chance(db: Database) {
-    let sweeper = Sweeper::new(db.store.clone(), Sweeper::INTERVAL);
+    let sweeper = Sweeper::new(db.settler.clone(), Sweeper::INTERVAL);
     let job = landed(&db.store, new_job("sales")).await.job_id;
     for (round, status) in
         (1..).zip([JobStatus::Queued, JobStatus::Failed, JobStatus::Queued, JobStatus::Failed])
     {
         if db.store.get(job).await.unwrap().unwrap().status == JobStatus::Failed {
-            db.store.retry(job).await.unwrap();
+            db.settler.retry(job).await.unwrap();
         }
         // Each round is in a later future, for a job is put back at the time of the sweep.
         let now = Utc::now() + TimeDelta::minutes(10 * round);
@@ -60,7 +60,7 @@ async fn a_retry_by_hand_gives_a_new_chance(db: Database) {
 }
 
 async fn a_job_whose_worker_lives_is_left_alone(db: Database) {
-    let sweeper = Sweeper::new(db.store.clone(), Sweeper::INTERVAL);
+    let sweeper = Sweeper::new(db.settler.clone(), Sweeper::INTERVAL);
     let claim = claimed(&db.store, "sales").await;
     let swept = sweeper.sweep(Utc::now() + TimeDelta::seconds(55)).await.unwrap();
     assert_eq!(swept, Swept::default());
@@ -75,7 +75,8 @@ async fn of_many_sweepers_one_acts(db: Database) {
     let now = Utc::now() + TimeDelta::seconds(90);
     let sweeps = (0..6).map(|number| {
         let store = if number % 2 == 0 { db.store.clone() } else { other.clone() };
-        tokio::spawn(async move { Sweeper::new(store, Sweeper::INTERVAL).sweep(now).await.unwrap() })
+        let settler = Settler::new(store, db.ledger.clone());
+        tokio::spawn(async move { Sweeper::new(settler, Sweeper::INTERVAL).sweep(now).await.unwrap() })
     });
     let mut put_back = 0;
     for swept in sweeps.collect::<Vec<_>>() {
@@ -86,7 +87,7 @@ async fn of_many_sweepers_one_acts(db: Database) {
 }
 
 async fn a_job_that_nobody_came_for_is_announced_again_ever_more_rarely(db: Database) {
-    let sweeper = Sweeper::new(db.store.clone(), Sweeper::INTERVAL);
+    let sweeper = Sweeper::new(db.settler.clone(), Sweeper::INTERVAL);
     let job = landed(&db.store, new_job("sales")).await.job_id;
     let start = Utc::now();
     let mut woken_at = Vec::new();

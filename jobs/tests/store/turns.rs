@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::{TimeDelta, Utc};
 use sqlx::Row;
-use tidemill_jobs::{Error, Job, JobId, JobStatus, JobStore, Landed, NewJob, Sweeper};
+use tidemill_jobs::{Error, Job, JobId, JobStatus, JobStore, Landed, NewJob, Settler, Sweeper};
 use tokio::task::JoinSet;
 
 use crate::support::{Database, claim, claimed, failure, landed, new_job, on_both, success};
@@ -49,10 +49,10 @@ async fn a_job_waits_until_those_before_it_have_ended(db: Database) {
     let first = claim(&db.store, jobs[0].job_id).await.unwrap();
     assert!(claim(&db.store, jobs[1].job_id).await.is_none(), "the first runs");
     let later = Utc::now() + TimeDelta::seconds(30);
-    assert!(db.store.hand_back(&first, later, true).await.unwrap());
+    assert!(db.settler.release(&first, later, true).await.unwrap());
     assert!(claim(&db.store, jobs[1].job_id).await.is_none(), "the first waits for its time");
     let first = db.store.claim(jobs[0].job_id, "v1", "w", later).await.unwrap().unwrap();
-    assert!(db.store.finish(&first, failure("no_records"), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&first, failure("no_records"), Vec::new()).await.unwrap());
     assert!(claim(&db.store, jobs[1].job_id).await.is_some(), "the first failed, which blocks nobody");
 }
 
@@ -60,24 +60,24 @@ async fn the_end_of_a_job_calls_the_next(db: Database) {
     let jobs = line(&db, 3).await;
     let first = claim(&db.store, jobs[0].job_id).await.unwrap();
     let before = db.told().await.len();
-    assert!(db.store.finish(&first, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&first, success(), Vec::new()).await.unwrap());
     assert_eq!(called(&db, before).await, [jobs[1].job_id]);
     let before = db.told().await.len();
-    assert!(db.store.finish(&first, success(), Vec::new()).await.unwrap(), "the same end again");
+    assert!(db.settler.finish(&first, success(), Vec::new()).await.unwrap(), "the same end again");
     assert_eq!(called(&db, before).await, [], "calls nobody");
 }
 
 async fn a_cancelled_job_lets_the_next_one_go(db: Database) {
     let jobs = line(&db, 2).await;
     let before = db.told().await.len();
-    db.store.cancel(jobs[0].job_id).await.unwrap();
+    db.settler.cancel(jobs[0].job_id).await.unwrap();
     assert_eq!(called(&db, before).await, [jobs[1].job_id]);
     assert!(claim(&db.store, jobs[1].job_id).await.is_some());
 }
 
 async fn a_job_overdue_twice_fails_and_calls_the_next(db: Database) {
     let jobs = line(&db, 2).await;
-    let sweeper = Sweeper::new(db.store.clone(), Sweeper::INTERVAL);
+    let sweeper = Sweeper::new(db.settler.clone(), Sweeper::INTERVAL);
     let limit = TimeDelta::minutes(16);
     let mut now = Utc::now();
     for (put_back, failed) in [(1, 0), (0, 1)] {
@@ -96,12 +96,12 @@ async fn a_job_overdue_twice_fails_and_calls_the_next(db: Database) {
 async fn a_job_retried_by_hand_waits_for_the_one_that_runs(db: Database) {
     let jobs = line(&db, 3).await;
     let first = claim(&db.store, jobs[0].job_id).await.unwrap();
-    assert!(db.store.finish(&first, failure("no_records"), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&first, failure("no_records"), Vec::new()).await.unwrap());
     let second = claim(&db.store, jobs[1].job_id).await.unwrap();
-    db.store.retry(jobs[0].job_id).await.unwrap();
+    db.settler.retry(jobs[0].job_id).await.unwrap();
     assert!(claim(&db.store, jobs[0].job_id).await.is_none(), "the second runs");
     let before = db.told().await.len();
-    assert!(db.store.finish(&second, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&second, success(), Vec::new()).await.unwrap());
     assert_eq!(called(&db, before).await, [jobs[0].job_id]);
     assert!(claim(&db.store, jobs[2].job_id).await.is_none(), "the first arrived before it");
     assert!(claim(&db.store, jobs[0].job_id).await.is_some());
@@ -118,6 +118,7 @@ async fn jobs_that_take_no_turns_and_other_pipelines_do_not_wait(db: Database) {
 #[derive(Clone)]
 struct Worker {
     store: JobStore,
+    settler: Settler,
     clock: Arc<AtomicU64>,
     running: Arc<AtomicU64>,
 }
@@ -147,12 +148,12 @@ impl Worker {
             self.running.fetch_sub(1, Ordering::SeqCst);
             if chance.is_multiple_of(3) {
                 let later = Utc::now() + TimeDelta::milliseconds((chance % 20) as i64);
-                assert!(self.store.hand_back(&claim, later, true).await.unwrap());
+                assert!(self.settler.release(&claim, later, true).await.unwrap());
                 continue;
             }
             let outcome = if chance.is_multiple_of(5) { failure("no_records") } else { success() };
             let number = self.clock.fetch_add(1, Ordering::SeqCst);
-            assert!(self.store.finish(&claim, outcome, Vec::new()).await.unwrap());
+            assert!(self.settler.finish(&claim, outcome, Vec::new()).await.unwrap());
             ended.push((id, number));
         }
     }
@@ -164,7 +165,8 @@ async fn the_order_holds_for_three_workers_with_retries(db: Database) {
     let mut workers = JoinSet::new();
     for seed in 1..4 {
         let store = if seed == 1 { db.store.clone() } else { db.another_process().await };
-        let worker = Worker { store, clock: clock.clone(), running: running.clone() };
+        let settler = Settler::new(store.clone(), db.ledger.clone());
+        let worker = Worker { settler, store, clock: clock.clone(), running: running.clone() };
         workers.spawn(worker.work(jobs.clone(), seed));
     }
     let mut ended: Vec<(JobId, u64)> = workers.join_all().await.into_iter().flatten().collect();

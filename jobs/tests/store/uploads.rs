@@ -8,6 +8,8 @@ on_both!(
     the_same_content_gets_the_first_job,
     content_whose_job_failed_gets_a_new_job,
     a_pipeline_may_take_the_same_content_again,
+    where_the_last_file_wins_only_the_newest_is_a_duplicate,
+    a_file_that_failed_or_was_accepted_again_counts_as_newest_too,
     an_idempotency_key_finds_its_job_or_a_conflict,
     the_same_landing_repeated_is_the_same_job,
     uploads_at_the_same_instant_make_one_job,
@@ -32,7 +34,7 @@ async fn the_same_content_gets_the_first_job(db: Database) {
     let first = landed(&db.store, new.clone()).await;
     assert_eq!(duplicate_of(db.store.land(again(&new)).await.unwrap()), Some(first.job_id));
     let claim = claim(&db.store, first.job_id).await.unwrap();
-    assert!(db.store.finish(&claim, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
     assert_eq!(duplicate_of(db.store.land(again(&new)).await.unwrap()), Some(first.job_id));
     let elsewhere = NewJob { pipeline: "stock".parse().unwrap(), ..again(&new) };
     assert_eq!(duplicate_of(db.store.land(elsewhere).await.unwrap()), None);
@@ -42,10 +44,10 @@ async fn content_whose_job_failed_gets_a_new_job(db: Database) {
     let new = new_job("sales");
     let first = landed(&db.store, new.clone()).await;
     let claim = claim(&db.store, first.job_id).await.unwrap();
-    assert!(db.store.finish(&claim, failure("no_records"), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&claim, failure("no_records"), Vec::new()).await.unwrap());
     let second = landed(&db.store, again(&new)).await;
     // The first one done again does not take the content back.
-    db.store.retry(first.job_id).await.unwrap();
+    db.settler.retry(first.job_id).await.unwrap();
     assert_eq!(duplicate_of(db.store.land(again(&new)).await.unwrap()), Some(second.job_id));
 }
 
@@ -53,6 +55,40 @@ async fn a_pipeline_may_take_the_same_content_again(db: Database) {
     let new = NewJob { duplicates: Duplicates::Accept, ..new_job("sales") };
     landed(&db.store, new.clone()).await;
     landed(&db.store, again(&new)).await;
+}
+
+async fn where_the_last_file_wins_only_the_newest_is_a_duplicate(db: Database) {
+    let monday = NewJob { last_wins: true, ..new_job("prices") };
+    let tuesday = NewJob { last_wins: true, ..new_job("prices") };
+    let first = landed(&db.store, monday.clone()).await;
+    assert_eq!(duplicate_of(db.store.land(again(&monday)).await.unwrap()), Some(first.job_id));
+    // Another pipeline whose name begins alike keeps what it knows.
+    let alike = NewJob { pipeline: "prices2".parse().unwrap(), ..again(&monday) };
+    let elsewhere = landed(&db.store, alike.clone()).await;
+    let second = landed(&db.store, tuesday.clone()).await;
+    assert_eq!(duplicate_of(db.store.land(again(&tuesday)).await.unwrap()), Some(second.job_id));
+    let third = landed(&db.store, again(&monday)).await;
+    assert_eq!(duplicate_of(db.store.land(again(&monday)).await.unwrap()), Some(third.job_id));
+    assert_eq!(duplicate_of(db.store.land(again(&alike)).await.unwrap()), Some(elsewhere.job_id));
+}
+
+async fn a_file_that_failed_or_was_accepted_again_counts_as_newest_too(db: Database) {
+    let monday = NewJob { last_wins: true, ..new_job("prices") };
+    landed(&db.store, monday.clone()).await;
+    // A job over pushed objects has no content hash of its own, and still undoes the one before it.
+    let pushed = NewJob { last_wins: true, duplicates: Duplicates::Accept, ..new_job("prices") };
+    landed(&db.store, pushed).await;
+    let second = landed(&db.store, again(&monday)).await;
+    let tuesday = NewJob { last_wins: true, ..new_job("prices") };
+    let failing = landed(&db.store, tuesday.clone()).await;
+    let failed = claim(&db.store, failing.job_id).await.unwrap();
+    assert!(db.settler.finish(&failed, failure("no_records"), Vec::new()).await.unwrap());
+    let third = landed(&db.store, again(&monday)).await;
+    assert_ne!(third.job_id, second.job_id);
+    // Tuesday's file done again is the newest now.
+    db.settler.retry(failing.job_id).await.unwrap();
+    assert_eq!(duplicate_of(db.store.land(again(&tuesday)).await.unwrap()), Some(failing.job_id));
+    landed(&db.store, again(&monday)).await;
 }
 
 async fn an_idempotency_key_finds_its_job_or_a_conflict(db: Database) {

@@ -83,6 +83,7 @@ impl Plant {
             parameters: Default::default(),
             pushed: Vec::new(),
             takes_turns: false,
+        last_wins: false,
             sender: "ana".to_owned(),
             idempotency_key: None,
             duplicates: Duplicates::Accept,

@@ -1,8 +1,7 @@
 //! The Delta log of one table: looked at afresh before each commit, committed with Delta's own check of conflicts.
 //!
-//! The application transaction of a (job, sink, chunk) holds what became of it as one number that only grows:
-//! twice the attempt when that attempt raised the fence, one more when it committed. An attempt that looked
-//! before another wrote that number conflicts, looks again, and finds what the other did.
+//! The application transaction of a (job, table, chunk) says that its files are in the table: twice the attempt and
+//! one. A process that looked before another wrote that number conflicts, looks again, and finds what the other did.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,29 +27,6 @@ use crate::{CommitKey, Error, Result, TablePlan};
 /// The host of the URLs under which Delta knows our object store; the path is the key. Under a host of this form,
 /// that of S3's directory buckets, Delta sorts what is listed, which is needed for folders too.
 const UNSORTED: &str = "objects--x-s3";
-
-/// What the application transaction of a commit says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Mark {
-    /// This attempt has begun: older ones may not commit.
-    Fence(u32),
-    /// This attempt has committed.
-    Committed(u32),
-}
-
-impl Mark {
-    fn version(self) -> i64 {
-        match self {
-            Mark::Fence(attempt) => i64::from(attempt) * 2,
-            Mark::Committed(attempt) => i64::from(attempt) * 2 + 1,
-        }
-    }
-
-    fn of(version: i64) -> Self {
-        let attempt = u32::try_from(version / 2).unwrap_or(u32::MAX);
-        if version % 2 == 0 { Mark::Fence(attempt) } else { Mark::Committed(attempt) }
-    }
-}
 
 /// The log of a table that may or may not be there.
 #[derive(Clone)]
@@ -106,10 +82,12 @@ impl Log {
         Ok(Some(table))
     }
 
-    /// What became of a commit, as of a snapshot.
-    pub(crate) async fn mark(&self, snapshot: &EagerSnapshot, key: &CommitKey) -> Result<Option<Mark>> {
-        let version = snapshot.transaction_version(self.store.as_ref(), app_id(key)).await;
-        Ok(version.map_err(|e| from_delta("read the table's log", e))?.map(Mark::of))
+    /// Whether the files of a commit are in the table, as of a snapshot.
+    pub(crate) async fn has(&self, snapshot: &EagerSnapshot, key: &CommitKey) -> Result<bool> {
+        let version = snapshot.transaction_version(self.store.as_ref(), self.app_id(key)).await;
+        let version = version.map_err(|e| from_delta("read the table's log", e))?;
+        // An even number is the fence of an older version, under which nothing was committed.
+        Ok(version.is_some_and(|version| version % 2 == 1))
     }
 
     /// Makes the table; fails when it is there.
@@ -132,12 +110,11 @@ impl Log {
         made.map(drop).map_err(|e| from_delta(action, e))
     }
 
-    /// Commits files and the mark of their commit, unless another has written that mark since the snapshot.
+    /// Commits files and the transaction that tells of them, unless another has written that since the snapshot.
     pub(crate) async fn commit(
         &self,
         snapshot: &EagerSnapshot,
         key: &CommitKey,
-        mark: Mark,
         files: Vec<Add>,
     ) -> Result<()> {
         let about = serde_json::json!({
@@ -147,8 +124,8 @@ impl Log {
         let properties = CommitProperties::default()
             .with_metadata(HashMap::from([("tidemill".to_owned(), about)]))
             .with_application_transaction(Transaction::new_with_last_update(
-                app_id(key),
-                mark.version(),
+                self.app_id(key),
+                i64::from(key.attempt) * 2 + 1,
                 Some(now),
             ));
         let operation = DeltaOperation::Write {
@@ -162,20 +139,8 @@ impl Log {
             .await;
         committed.map(drop).map_err(|e| from_delta("commit", e))
     }
-}
 
-fn app_id(key: &CommitKey) -> String {
-    format!("tidemill:{}:{}:{}", key.sink, key.job_id, key.chunk)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Mark;
-
-    #[test]
-    fn a_mark_is_a_number_that_only_grows() {
-        let marks = [Mark::Committed(1), Mark::Fence(2), Mark::Committed(2), Mark::Fence(3)];
-        assert!(marks.windows(2).all(|pair| pair[0].version() < pair[1].version()));
-        assert!(marks.iter().all(|mark| Mark::of(mark.version()) == *mark));
+    fn app_id(&self, key: &CommitKey) -> String {
+        format!("tidemill:{}:{}:{}", self.table, key.job_id, key.chunk)
     }
 }

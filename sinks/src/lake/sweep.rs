@@ -5,7 +5,7 @@ use deltalake_core::operations::vacuum::VacuumMode;
 
 use super::Lake;
 use super::error::from_delta;
-use crate::{Result, Sink};
+use crate::Result;
 
 impl Lake {
     /// Deletes files older than the bound that the tables do not name; tells how many. Commits only where

@@ -1,5 +1,5 @@
 //! The strict way: INSERTs of many rows with bound values. An error of the server stays an error, and the
-//! row it is about is found by halving. Used where LOAD DATA LOCAL is off, and after a load that failed.
+//! rows it is about are found by halving. Used where LOAD DATA LOCAL is off, and after a load that failed.
 
 use arrow::record_batch::RecordBatch;
 use mysql_async::Value;
@@ -8,7 +8,7 @@ use tidemill_pipelines::Mode;
 use super::ddl::quoted;
 use super::session::Session;
 use crate::cells::{Cell, Cells, Civil, civil_of_day, civil_of_micros, push_decimal};
-use crate::{Error, Result, TablePlan};
+use crate::{RefusedRow, Result, TablePlan};
 
 /// Placeholders that one prepared statement may have.
 const PLACEHOLDERS_MAX: usize = 65_535;
@@ -24,30 +24,33 @@ const PACKET_RESERVE_BYTES: usize = 64 * 1024;
 
 const ACTION: &str = "insert the rows";
 
-/// Inserts a checked batch; `before` rows of the delivery came earlier.
+/// Inserts a checked batch; gives the rows that the server refused.
 pub(crate) async fn insert(
     session: &mut Session,
     plan: &TablePlan,
     batch: &RecordBatch,
-    before: u64,
-) -> Result<()> {
-    let mut at = 0;
+) -> Result<Vec<RefusedRow>> {
+    let (mut at, mut refused) = (0, Vec::new());
     while at < batch.num_rows() {
-        let (end, values) = gather(session, plan, batch, at, before)?;
-        insert_halving(session, plan, batch, at..end, values, before).await?;
+        let (end, values, too_large) = gather(session, plan, batch, at)?;
+        if let Some(too_large) = too_large {
+            refused.push(too_large);
+        } else {
+            insert_halving(session, plan, batch, at..end, values, &mut refused).await?;
+        }
         at = end;
     }
-    Ok(())
+    Ok(refused)
 }
 
-/// As many rows from `from` on as one statement takes, at least one.
+/// As many rows from `from` on as one statement takes, at least one, and where they end; a row that no statement takes
+/// comes alone, as refused.
 fn gather(
     session: &Session,
     plan: &TablePlan,
     batch: &RecordBatch,
     from: usize,
-    before: u64,
-) -> Result<(usize, Vec<Value>)> {
+) -> Result<(usize, Vec<Value>, Option<RefusedRow>)> {
     let columns = crate::cells::cells(plan, batch)?;
     let packet = session.max_allowed_packet.saturating_sub(PACKET_RESERVE_BYTES).max(1);
     let bytes_max = packet.min(VALUES_BYTES_MAX);
@@ -58,10 +61,9 @@ fn gather(
     while row < batch.num_rows() && row - from < rows_max {
         let start = values.len();
         let size: usize = columns.iter().map(|c| push_value(&mut values, c.get(row))).sum();
-        if size > packet {
+        if size > packet && row == from {
             let message = format!("a row of {size} bytes is larger than max_allowed_packet");
-            let row = before + row as u64 + 1;
-            return Err(Error::Row { table: plan.table.to_string(), row, message });
+            return Ok((row + 1, Vec::new(), Some(RefusedRow { row, message })));
         }
         if bytes + size > bytes_max && row > from {
             values.truncate(start);
@@ -70,7 +72,7 @@ fn gather(
         bytes += size;
         row += 1;
     }
-    Ok((row, values))
+    Ok((row, values, None))
 }
 
 fn rows_as_values(columns: &[Cells<'_>], rows: std::ops::Range<usize>) -> Vec<Value> {
@@ -83,14 +85,14 @@ fn rows_as_values(columns: &[Cells<'_>], rows: std::ops::Range<usize>) -> Vec<Va
     values
 }
 
-/// Inserts rows; where a row is refused, halves until it stands alone and can be named.
+/// Inserts rows; where one is refused, halves until it stands alone, and goes on with the others.
 async fn insert_halving(
     session: &mut Session,
     plan: &TablePlan,
     batch: &RecordBatch,
     rows: std::ops::Range<usize>,
     values: Vec<Value>,
-    before: u64,
+    refused: &mut Vec<RefusedRow>,
 ) -> Result<()> {
     let mut values = Some(values);
     let mut waiting = vec![rows];
@@ -102,10 +104,7 @@ async fn insert_halving(
         };
         match try_insert(session, &sql, bound).await? {
             None => {}
-            Some(message) if range.len() == 1 => {
-                let row = before + range.start as u64 + 1;
-                return Err(Error::Row { table: plan.table.to_string(), row, message });
-            }
+            Some(message) if range.len() == 1 => refused.push(RefusedRow { row: range.start, message }),
             Some(_) => {
                 let middle = range.start + range.len() / 2;
                 waiting.push(middle..range.end);

@@ -5,17 +5,19 @@ use mysql_async::Value;
 
 use super::session::{Database, Session, number, text};
 use crate::connect::within;
+use crate::table::Entry;
 use crate::{CommitKey, Error, LedgerRow, Result};
 
 const TABLES: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS tidemill_ledger (\
      job_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, \
-     sink VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, \
+     sink VARCHAR(80) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, \
      chunk INT UNSIGNED NOT NULL, \
      attempt INT UNSIGNED NOT NULL, \
      table_name VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL, \
      row_count BIGINT UNSIGNED NOT NULL, \
      committed_at DATETIME(6) NOT NULL, \
+     summary LONGTEXT CHARACTER SET utf8mb4, \
      PRIMARY KEY (job_id, sink, chunk)) ENGINE=InnoDB",
     "CREATE TABLE IF NOT EXISTS tidemill_fence (\
      job_id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY, \
@@ -27,50 +29,63 @@ const TABLES: [&str; 3] = [
 ];
 
 const LEDGER_COLUMNS: &str =
-    "job_id, sink, chunk, attempt, table_name, row_count, CAST(committed_at AS CHAR)";
+    "job_id, sink, chunk, attempt, table_name, row_count, CAST(committed_at AS CHAR), summary";
+
+/// Ledgers of older versions lack the summary, and hold shorter names.
+const UPGRADE: &str = "ALTER TABLE tidemill_ledger ADD COLUMN summary LONGTEXT CHARACTER SET utf8mb4, \
+     MODIFY sink VARCHAR(80) CHARACTER SET ascii COLLATE ascii_bin NOT NULL";
+
+const HAS_SUMMARY: &str = "SELECT 1 FROM information_schema.columns WHERE table_schema = DATABASE() \
+     AND table_name = 'tidemill_ledger' AND column_name = 'summary'";
 
 /// Pauses between questions about the fate of a COMMIT: first and longest.
 const SETTLE_PAUSE_MS: (u64, u64) = (50, 2_000);
 
 /// Makes the tables above when they are missing.
 pub(crate) async fn migrate(database: &Database) -> Result<()> {
+    let action = "make the ledger";
     let mut session = database.session().await?;
     for ddl in TABLES {
-        session.run("make the ledger", ddl).await?;
+        session.run(action, ddl).await?;
+    }
+    if session.rows(action, HAS_SUMMARY, Vec::new()).await?.is_empty() {
+        match session.run(action, UPGRADE).await {
+            // Another process was quicker.
+            Err(_) if !session.rows(action, HAS_SUMMARY, Vec::new()).await?.is_empty() => {}
+            done => done?,
+        }
     }
     Ok(())
 }
 
 /// Raises the fence of a job to this attempt, in a transaction of its own. Waits for an older attempt
 /// that is committing: it holds the fence.
-pub(crate) async fn raise_fence(session: &mut Session, key: &CommitKey) -> Result<()> {
+pub(crate) async fn raise_fence(session: &mut Session, job_id: &str, attempt: u32) -> Result<()> {
     let action = "raise the fence";
-    let (job, attempt) = (Value::from(&key.job_id), Value::from(key.attempt));
+    let (job, raised) = (Value::from(job_id), Value::from(attempt));
     let sql = "INSERT INTO tidemill_fence (job_id, attempt) VALUES (?, ?) \
                ON DUPLICATE KEY UPDATE attempt = GREATEST(attempt, ?)";
-    session.execute(action, sql, vec![job.clone(), attempt.clone(), attempt]).await?;
+    session.execute(action, sql, vec![job.clone(), raised.clone(), raised]).await?;
     let sql = "SELECT attempt FROM tidemill_fence WHERE job_id = ?";
     let rows = session.rows(action, sql, vec![job]).await?;
-    check_fence(&rows, key)
+    check_fence(&rows, job_id, attempt)
 }
 
 /// Holds the fence until the end of the transaction, and refuses when a newer attempt raised it.
 pub(crate) async fn hold_fence(session: &mut Session, key: &CommitKey) -> Result<()> {
     let sql = "SELECT attempt FROM tidemill_fence WHERE job_id = ? FOR UPDATE";
     let rows = session.rows("check the fence", sql, vec![Value::from(&key.job_id)]).await?;
-    check_fence(&rows, key)
+    check_fence(&rows, &key.job_id, key.attempt)
 }
 
-fn check_fence(rows: &[Vec<Value>], key: &CommitKey) -> Result<()> {
+fn check_fence(rows: &[Vec<Value>], job_id: &str, attempt: u32) -> Result<()> {
     let stored = rows.first().and_then(|row| row.first()).and_then(number);
-    match stored.and_then(|attempt| u32::try_from(attempt).ok()) {
-        Some(newer) if newer > key.attempt => {
-            Err(Error::Fenced { job_id: key.job_id.clone(), attempt: key.attempt, newer })
-        }
-        Some(attempt) if attempt == key.attempt => Ok(()),
+    match stored.and_then(|stored| u32::try_from(stored).ok()) {
+        Some(newer) if newer > attempt => Err(Error::Fenced { job_id: job_id.to_owned(), attempt, newer }),
+        Some(stored) if stored == attempt => Ok(()),
         other => Err(Error::Refused {
             action: "check the fence",
-            message: format!("the fence of job {} is {other:?}, it was raised before", key.job_id),
+            message: format!("the fence of job {job_id} is {other:?}, it was raised before"),
         }),
     }
 }
@@ -94,29 +109,31 @@ pub(crate) async fn make_table_row(session: &mut Session, table: &str) -> Result
     Ok(())
 }
 
-/// Writes the ledger row of a commit.
-pub(crate) async fn write(session: &mut Session, key: &CommitKey, table: &str, rows: u64) -> Result<()> {
+/// Writes a ledger row of a commit.
+pub(crate) async fn write(session: &mut Session, row: &Entry, summary: Option<&str>) -> Result<()> {
     let sql = "INSERT INTO tidemill_ledger \
-               (job_id, sink, chunk, attempt, table_name, row_count, committed_at) \
-               VALUES (?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(6))";
+               (job_id, sink, chunk, attempt, table_name, row_count, committed_at, summary) \
+               VALUES (?, ?, ?, ?, ?, ?, UTC_TIMESTAMP(6), ?)";
     let values = vec![
-        Value::from(&key.job_id),
-        Value::from(&key.sink),
-        Value::from(key.chunk),
-        Value::from(key.attempt),
-        Value::from(table),
-        Value::from(rows),
+        Value::from(&row.key.job_id),
+        Value::from(&row.sink),
+        Value::from(row.key.chunk),
+        Value::from(row.key.attempt),
+        Value::from(&row.table),
+        Value::from(row.rows),
+        Value::from(summary),
     ];
     session.execute("write the ledger", sql, values).await.map(drop)
 }
 
-/// The ledger row of a commit, by whichever attempt.
-pub(crate) async fn find(session: &mut Session, key: &CommitKey) -> Result<Option<LedgerRow>> {
-    let sql =
-        format!("SELECT {LEDGER_COLUMNS} FROM tidemill_ledger WHERE job_id = ? AND sink = ? AND chunk = ?");
-    let values = vec![Value::from(&key.job_id), Value::from(&key.sink), Value::from(key.chunk)];
+/// The ledger rows of a commit, by whichever attempt.
+pub(crate) async fn find(session: &mut Session, key: &CommitKey) -> Result<Vec<LedgerRow>> {
+    let sql = format!(
+        "SELECT {LEDGER_COLUMNS} FROM tidemill_ledger WHERE job_id = ? AND chunk = ? ORDER BY sink"
+    );
+    let values = vec![Value::from(&key.job_id), Value::from(key.chunk)];
     let rows = session.rows("read the ledger", &sql, values).await?;
-    rows.first().map(|row| ledger_row(row)).transpose()
+    rows.iter().map(|row| ledger_row(row)).collect()
 }
 
 /// All ledger rows of a job.
@@ -126,9 +143,9 @@ pub(crate) async fn of_job(session: &mut Session, job_id: &str) -> Result<Vec<Le
     rows.iter().map(|row| ledger_row(row)).collect()
 }
 
-/// Finds out whether a COMMIT whose answer was lost happened: `None` when it did not, and never will.
+/// Finds out whether a COMMIT whose answer was lost happened: no rows when it did not, and never will.
 /// The fence is locked first, so a COMMIT that is still under way at the server is waited for.
-pub(crate) async fn settle(database: &Database, key: &CommitKey) -> Result<Option<LedgerRow>> {
+pub(crate) async fn settle(database: &Database, key: &CommitKey) -> Result<Vec<LedgerRow>> {
     within(database.limits.settle_timeout_seconds, "settle the lost answer to commit", async {
         let mut pause_ms = SETTLE_PAUSE_MS.0;
         loop {
@@ -145,16 +162,13 @@ pub(crate) async fn settle(database: &Database, key: &CommitKey) -> Result<Optio
     .await
 }
 
-async fn settle_once(database: &Database, key: &CommitKey) -> Result<Option<LedgerRow>> {
+async fn settle_once(database: &Database, key: &CommitKey) -> Result<Vec<LedgerRow>> {
     let mut session = database.session().await?;
     session.run("begin", "START TRANSACTION").await?;
     let held = hold_fence(&mut session, key).await;
     let found = find(&mut session, key).await?;
     session.run("roll back", "ROLLBACK").await?;
-    match (found, held) {
-        (Some(row), _) => Ok(Some(row)),
-        (None, held) => held.map(|()| None),
-    }
+    if found.is_empty() { held.map(|()| found) } else { Ok(found) }
 }
 
 fn ledger_row(row: &[Value]) -> Result<LedgerRow> {
@@ -167,12 +181,18 @@ fn ledger_row(row: &[Value]) -> Result<LedgerRow> {
     let small = |index, what| count(index, what).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
     let key = CommitKey {
         job_id: word(0, "job_id")?,
-        sink: word(1, "sink")?,
         chunk: small(2, "chunk")?,
         attempt: small(3, "attempt")?,
     };
     let committed_at = utc(&word(6, "time")?).ok_or_else(|| damaged("time"))?;
-    Ok(LedgerRow { key, table: word(4, "table")?, rows: count(5, "count")?, committed_at })
+    Ok(LedgerRow {
+        key,
+        sink: word(1, "sink")?,
+        table: word(4, "table")?,
+        rows: count(5, "count")?,
+        committed_at,
+        summary: row.get(7).and_then(text),
+    })
 }
 
 fn utc(text: &str) -> Option<DateTime<Utc>> {

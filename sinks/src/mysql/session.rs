@@ -42,7 +42,7 @@ pub(crate) struct Database {
     pool: Pool,
     pub(crate) limits: SinkLimits,
     flavour: Flavour,
-    strict: Mutex<VecDeque<(String, String, u32)>>,
+    strict: Mutex<VecDeque<(String, u32)>>,
 }
 
 impl Database {
@@ -76,13 +76,13 @@ impl Database {
         if strict.len() >= STRICT_MEMORY_MAX {
             strict.pop_front();
         }
-        strict.push_back((key.job_id.clone(), key.sink.clone(), key.chunk));
+        strict.push_back((key.job_id.clone(), key.chunk));
     }
 
     /// Whether an earlier load of this commit failed.
     pub(crate) fn is_strict(&self, key: &CommitKey) -> bool {
         let strict = self.strict.lock().unwrap_or_else(PoisonError::into_inner);
-        strict.iter().any(|(job, sink, chunk)| *job == key.job_id && *sink == key.sink && *chunk == key.chunk)
+        strict.iter().any(|(job, chunk)| *job == key.job_id && *chunk == key.chunk)
     }
 
     pub(crate) async fn close(&self) {

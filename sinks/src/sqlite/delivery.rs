@@ -12,8 +12,8 @@ use super::catalog::quoted;
 use super::fences::Fence;
 use super::values::push_argument;
 use super::{BEGIN_WRITE, SqliteSink, from_sqlx, ledger, primary_code};
-use crate::cells::{Cells, cells, check};
-use crate::{CommitKey, Delivery, Error, LedgerRow, Opened, Result, TablePlan};
+use crate::cells::{Cells, cells, refused, without};
+use crate::{Commit, CommitKey, Delivery, Error, LedgerRow, RefusedRow, Result, TablePlan};
 
 /// Placeholders that one statement of SQLite may have.
 const PLACEHOLDERS_MAX: usize = 32_766;
@@ -30,126 +30,131 @@ const ACTION: &str = "insert the rows";
 struct SqliteDelivery {
     transaction: Option<Transaction<'static, Sqlite>>,
     reader: SqlitePool,
-    plan: TablePlan,
+    /// The tables, each with the rows stored so far.
+    targets: Vec<(TablePlan, u64)>,
     key: CommitKey,
     fence: Fence,
-    rows: u64,
 }
 
-/// Raises the fence, looks into the ledger, begins the transaction.
-pub(crate) async fn open(sink: &SqliteSink, plan: &TablePlan, key: &CommitKey) -> Result<Opened> {
-    let fence = sink.fences.raise(key)?;
+/// Begins the transaction.
+pub(crate) async fn open(
+    sink: &SqliteSink,
+    plans: &[TablePlan],
+    key: &CommitKey,
+) -> Result<Box<dyn Delivery>> {
+    let fence = sink.fences.raise(&key.job_id, key.attempt)?;
     let begin = |error| from_sqlx("begin", error);
-    let mut raising = sink.writer.begin_with(BEGIN_WRITE).await.map_err(begin)?;
-    ledger::raise_fence(&mut raising, key).await?;
-    let committed = ledger::find(&mut raising, key).await?;
-    raising.commit().await.map_err(|error| from_sqlx("raise the fence", error))?;
-    if let Some(row) = committed {
-        return Ok(Opened::Committed(row));
-    }
     let mut transaction = sink.writer.begin_with(BEGIN_WRITE).await.map_err(begin)?;
-    if plan.mode == Mode::Replace {
+    for plan in plans.iter().filter(|plan| plan.mode == Mode::Replace) {
         let sql = format!("DELETE FROM \"{}\"", plan.table);
         let emptied = sqlx::query(AssertSqlSafe(sql)).execute(&mut *transaction).await;
         emptied.map_err(|error| from_sqlx("empty the table", error))?;
     }
-    Ok(Opened::Delivery(Box::new(SqliteDelivery {
+    Ok(Box::new(SqliteDelivery {
         transaction: Some(transaction),
         reader: sink.reader.clone(),
-        plan: plan.clone(),
+        targets: plans.iter().map(|plan| (plan.clone(), 0)).collect(),
         key: key.clone(),
         fence,
-        rows: 0,
-    })))
+    }))
 }
 
 impl SqliteDelivery {
-    /// Inserts a checked batch; where a row is refused, halves until it stands alone and can be named.
+    /// Inserts a checked batch; where a row is refused, halves until it stands alone, and goes on with the others.
     async fn insert(
-        &mut self,
+        &self,
         transaction: &mut Transaction<'static, Sqlite>,
+        plan: &TablePlan,
         batch: &RecordBatch,
-        before: u64,
-    ) -> Result<()> {
-        let rows_max = (PLACEHOLDERS_MAX / self.plan.columns.len()).clamp(1, ROWS_MAX);
-        let full = statement(&self.plan, rows_max);
+    ) -> Result<Vec<RefusedRow>> {
+        let rows_max = (PLACEHOLDERS_MAX / plan.columns.len()).clamp(1, ROWS_MAX);
+        let full = statement(plan, rows_max);
         let mut waiting = statements(batch.num_rows(), rows_max);
+        let mut refused = Vec::new();
         while let Some(range) = waiting.pop() {
             self.fence.check()?;
             let sql = match range.len() {
                 rows if rows == rows_max => full.clone(),
-                rows => statement(&self.plan, rows),
+                rows => statement(plan, rows),
             };
-            let bound = arguments(&cells(&self.plan, batch)?, range.clone())?;
+            let bound = arguments(&cells(plan, batch)?, range.clone())?;
             let done = sqlx::query_with(AssertSqlSafe(sql), bound).execute(&mut **transaction).await;
             let Err(error) = done else { continue };
             if !primary_code(&error).is_some_and(|code| ABOUT_A_ROW.contains(&code)) {
                 return Err(from_sqlx(ACTION, error));
             }
             if range.len() == 1 {
-                let row = before + range.start as u64 + 1;
-                let table = self.plan.table.to_string();
-                return Err(Error::Row { table, row, message: error.to_string() });
+                refused.push(RefusedRow { row: range.start, message: error.to_string() });
+                continue;
             }
             let middle = range.start + range.len() / 2;
             waiting.push(middle..range.end);
             waiting.push(range.start..middle);
         }
-        Ok(())
+        Ok(refused)
     }
 
-    async fn finish(&self, transaction: &mut Transaction<'static, Sqlite>) -> Result<Finish> {
+    async fn finish(
+        &self,
+        transaction: &mut Transaction<'static, Sqlite>,
+        commit: &Commit<'_>,
+    ) -> Result<Finish> {
         self.fence.check()?;
-        ledger::check_fence(transaction, &self.key).await?;
-        if let Some(twin) = ledger::find(transaction, &self.key).await? {
+        ledger::check_fence(transaction, &self.key.job_id, self.key.attempt).await?;
+        let twin = ledger::find(transaction, &self.key).await?;
+        if !twin.is_empty() {
             return Ok(Finish::Twin(twin));
         }
-        ledger::write(transaction, &self.key, self.plan.table.as_str(), self.rows).await?;
-        let written = ledger::find(transaction, &self.key).await?;
-        written.map(Finish::Ready).ok_or_else(|| Error::Refused {
-            action: "write the ledger",
-            message: "the row just written is not there".to_owned(),
-        })
+        let tables = self.targets.iter().map(|(plan, rows)| (&plan.table, *rows));
+        for entry in commit.entries(&self.key, tables) {
+            ledger::write(transaction, &entry, commit.summary).await?;
+        }
+        Ok(Finish::Ready(ledger::find(transaction, &self.key).await?))
     }
 
     /// A COMMIT that failed: the ledger says whether it did.
-    async fn settle(&self, error: sqlx::Error) -> Result<LedgerRow> {
+    async fn settle(&self, error: sqlx::Error) -> Result<Vec<LedgerRow>> {
         let failed = |error| from_sqlx("read the ledger", error);
         let mut connection = self.reader.acquire().await.map_err(failed)?;
         let found = ledger::find(&mut connection, &self.key).await?;
-        found.ok_or_else(|| from_sqlx("commit", error))
+        if found.is_empty() { Err(from_sqlx("commit", error)) } else { Ok(found) }
     }
 }
 
 /// What the end of a transaction found.
 enum Finish {
     /// The commit was made by another delivery before; this one is dropped.
-    Twin(LedgerRow),
+    Twin(Vec<LedgerRow>),
     /// All is written and may be committed.
-    Ready(LedgerRow),
+    Ready(Vec<LedgerRow>),
 }
 
 #[async_trait]
 impl Delivery for SqliteDelivery {
-    async fn write(&mut self, batch: RecordBatch) -> Result<()> {
-        let columns = cells(&self.plan, &batch)?;
-        check(&self.plan, &columns, self.rows)?;
-        drop(columns);
-        let before = self.rows;
-        self.rows += batch.num_rows() as u64;
+    async fn write(&mut self, table: usize, batch: RecordBatch) -> Result<Vec<RefusedRow>> {
         // An error drops the transaction: it rolls back, and the next delivery may begin.
         let mut transaction = self.transaction.take().ok_or_else(failed)?;
-        self.insert(&mut transaction, &batch, before).await?;
+        let Some((plan, _)) = self.targets.get(table) else { return Err(failed()) };
+        let mut out = refused(plan, &cells(plan, &batch)?);
+        let left = without(&batch, &out)?;
+        let batch = left.as_ref().map_or(&batch, |(left, _)| left);
+        let found = self.insert(&mut transaction, plan, batch).await?;
+        let stored = (batch.num_rows() - found.len()) as u64;
+        let numbers = left.as_ref().map(|(_, numbers)| numbers);
+        let number = |row: usize| numbers.and_then(|numbers| numbers.get(row)).copied().unwrap_or(row);
+        out.extend(found.into_iter().map(|found| RefusedRow { row: number(found.row), ..found }));
+        out.sort_by_key(|refused| refused.row);
+        self.targets[table].1 += stored;
         self.transaction = Some(transaction);
-        Ok(())
+        Ok(out)
     }
 
-    async fn commit(mut self: Box<Self>) -> Result<LedgerRow> {
+    async fn commit(mut self: Box<Self>, commit: Commit<'_>) -> Result<Vec<LedgerRow>> {
         let mut transaction = self.transaction.take().ok_or_else(failed)?;
-        match self.finish(&mut transaction).await? {
-            Finish::Twin(row) => Ok(row),
-            Finish::Ready(row) => match transaction.commit().await {
-                Ok(()) => Ok(row),
+        match self.finish(&mut transaction, &commit).await? {
+            Finish::Twin(rows) => Ok(rows),
+            Finish::Ready(rows) => match transaction.commit().await {
+                Ok(()) => Ok(rows),
                 Err(error) => self.settle(error).await,
             },
         }

@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::{CommitKey, Error, Result};
+use crate::{Error, Result};
 
 /// The highest attempt of each job that has a delivery open or waiting.
 #[derive(Default)]
@@ -21,20 +21,21 @@ struct Raised {
 /// Keeps a fence up until it is dropped.
 pub(crate) struct Fence {
     fences: Arc<Fences>,
-    key: CommitKey,
+    job_id: String,
+    attempt: u32,
 }
 
 impl Fences {
     /// Raises a job's fence; refuses when it is higher already.
-    pub(crate) fn raise(self: &Arc<Self>, key: &CommitKey) -> Result<Fence> {
+    pub(crate) fn raise(self: &Arc<Self>, job_id: &str, attempt: u32) -> Result<Fence> {
         let mut raised = self.lock();
-        let entry = raised.entry(key.job_id.clone()).or_insert(Raised { attempt: key.attempt, holders: 0 });
-        if entry.attempt > key.attempt {
-            return Err(overtaken(key, entry.attempt));
+        let entry = raised.entry(job_id.to_owned()).or_insert(Raised { attempt, holders: 0 });
+        if entry.attempt > attempt {
+            return Err(overtaken(job_id, attempt, entry.attempt));
         }
-        entry.attempt = key.attempt;
+        entry.attempt = attempt;
         entry.holders += 1;
-        Ok(Fence { fences: Arc::clone(self), key: key.clone() })
+        Ok(Fence { fences: Arc::clone(self), job_id: job_id.to_owned(), attempt })
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<String, Raised>> {
@@ -45,8 +46,10 @@ impl Fences {
 impl Fence {
     /// Refuses when a newer attempt raised the fence since.
     pub(crate) fn check(&self) -> Result<()> {
-        match self.fences.lock().get(&self.key.job_id) {
-            Some(raised) if raised.attempt > self.key.attempt => Err(overtaken(&self.key, raised.attempt)),
+        match self.fences.lock().get(&self.job_id) {
+            Some(raised) if raised.attempt > self.attempt => {
+                Err(overtaken(&self.job_id, self.attempt, raised.attempt))
+            }
             _ => Ok(()),
         }
     }
@@ -55,16 +58,16 @@ impl Fence {
 impl Drop for Fence {
     fn drop(&mut self) {
         let mut raised = self.fences.lock();
-        if let Some(entry) = raised.get_mut(&self.key.job_id) {
+        if let Some(entry) = raised.get_mut(&self.job_id) {
             entry.holders -= 1;
             if entry.holders == 0 {
-                raised.remove(&self.key.job_id);
+                raised.remove(&self.job_id);
             }
         }
     }
 }
 
 /// The error of an attempt that a newer one overtook.
-pub(crate) fn overtaken(key: &CommitKey, newer: u32) -> Error {
-    Error::Fenced { job_id: key.job_id.clone(), attempt: key.attempt, newer }
+pub(crate) fn overtaken(job_id: &str, attempt: u32, newer: u32) -> Error {
+    Error::Fenced { job_id: job_id.to_owned(), attempt, newer }
 }

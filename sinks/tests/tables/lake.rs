@@ -19,12 +19,12 @@ use object_store::{
     PutMultipartOptions, PutOptions, PutPayload, PutResult,
 };
 use tidemill_pipelines::Mode;
-use tidemill_sinks::{Error, Lake, LakeLimits, Opened, Place as Where, Sink, TablePlan, TableState};
+use tidemill_sinks::{Commit, Error, Lake, LakeLimits, Place as Where, Sink, TablePlan, TableState};
 
 use crate::rows::{
     attempt, batch, begin, column, deliver, error, everybody, folk, key, owned, people, plan, read,
 };
-use crate::support::Place;
+use crate::support::{InLake, Place};
 
 const DAY_MICROS: i64 = 86_400_000_000;
 
@@ -139,14 +139,10 @@ pub async fn rows_lie_in_a_folder_for_each_day(place: &Place) {
     let undated = TablePlan { table: "undated".parse().unwrap(), ..people(Mode::Append) };
     place.sink.ensure(&undated).await.unwrap();
     let id = "018cc251-f400-7000-8000-000000000000"; // 2024-01-01
-    let row = attempt(&*place.sink, &undated, &named(id, "undated"), &[folk(&[(1, "a")])]).await.unwrap();
+    let row = attempt(&*place.sink, &undated, &key(id, 1), &[folk(&[(1, "a")])]).await.unwrap();
     assert_eq!(place.sink.ledger(id).await.unwrap(), [row]);
     let stored = read(&*place.sink, &undated.table, &["landed_day".parse().unwrap()]).await;
     assert_eq!(stored.column(0).as_primitive::<Date32Type>(), &Date32Array::from(vec![19_723]));
-}
-
-fn named(job: &str, table: &str) -> tidemill_sinks::CommitKey {
-    tidemill_sinks::CommitKey { sink: table.to_owned(), ..key(job, 1) }
 }
 
 /// Closes files after every few kilobytes.
@@ -155,7 +151,7 @@ fn small() -> LakeLimits {
 }
 
 pub async fn files_that_hold_too_much_are_closed_and_too_many_days_are_refused(place: &Place) {
-    let lake = Lake::with_limits(objects(place), small());
+    let lake = InLake::beside(place, Lake::with_limits(objects(place), small())).await;
     lake.ensure(&dated()).await.unwrap();
     // Three files at once are the most that the limit bears: a fourth closes them all.
     let rows: Vec<_> = (0..8).map(|from| on_days(&[Some(from), Some(from + 1), Some(from + 2)])).collect();
@@ -170,7 +166,8 @@ pub async fn files_that_hold_too_much_are_closed_and_too_many_days_are_refused(p
 }
 
 pub async fn an_attempt_killed_before_its_commit_leaves_only_files_that_the_sweep_takes(place: &Place) {
-    let lake = Lake::with_limits(objects(place), LakeLimits { orphan_age: Duration::ZERO, ..small() });
+    let swept = Lake::with_limits(objects(place), LakeLimits { orphan_age: Duration::ZERO, ..small() });
+    let lake = InLake::beside(place, swept).await;
     lake.ensure(&dated()).await.unwrap();
     let days: Vec<_> = (0..10).map(Some).collect();
     let mut killed = begin(&lake, &dated(), &key("job", 1)).await.unwrap();
@@ -184,14 +181,14 @@ pub async fn an_attempt_killed_before_its_commit_leaves_only_files_that_the_swee
     let row = attempt(&lake, &dated(), &key("job", 2), &[on_days(&days)]).await.unwrap();
     assert_eq!((row.rows, row.key.attempt), (10, 2));
     assert_eq!(lake.ledger("job").await.unwrap(), [row]);
-    assert_eq!(lake.sweep().await.unwrap(), orphans.len() as u64);
+    assert_eq!(lake.lake.sweep().await.unwrap(), orphans.len() as u64);
     assert!(files(place).await.iter().all(|file| !orphans.contains(file)));
     assert_eq!(read(&lake, &dated().table, &["id".parse().unwrap()]).await.num_rows(), 10);
-    assert_eq!(lake.sweep().await.unwrap(), 0);
+    assert_eq!(lake.lake.sweep().await.unwrap(), 0);
 }
 
 pub async fn a_delivery_given_up_leaves_no_file(place: &Place) {
-    let lake = Lake::with_limits(objects(place), small());
+    let lake = InLake::beside(place, Lake::with_limits(objects(place), small())).await;
     lake.ensure(&dated()).await.unwrap();
     let before = versions(place).await;
     let mut given_up = begin(&lake, &dated(), &key("job", 1)).await.unwrap();
@@ -208,7 +205,7 @@ pub async fn the_same_delivery_by_two_processors_at_once_is_written_once(place: 
     place.sink.ensure(&people(Mode::Append)).await.unwrap();
     let mut open = Vec::new();
     for _ in 0..3 {
-        let lake = Lake::new(objects(place));
+        let lake = InLake::beside(place, Lake::new(objects(place))).await;
         let mut delivery = begin(&lake, &people(Mode::Append), &key("job", 1)).await.unwrap();
         delivery.write(folk(&[(1, "a"), (2, "b")])).await.unwrap();
         open.push(delivery);
@@ -250,19 +247,16 @@ pub async fn an_older_attempt_that_committed_first_stands(place: &Place) {
     let (sink, wanted) = (&*place.sink, people(Mode::Append));
     sink.ensure(&wanted).await.unwrap();
     let first = attempt(sink, &wanted, &key("job", 1), &[folk(&[(1, "first")])]).await.unwrap();
-    let Opened::Committed(found) = sink.open(&wanted, &key("job", 2)).await.unwrap() else {
-        panic!("the second attempt was let in");
-    };
-    assert_eq!(found, first);
+    assert_eq!(sink.raise("job", 2).await.unwrap(), [first]);
 }
 
 pub async fn jobs_at_once_all_come_in(place: &Place) {
     place.sink.ensure(&people(Mode::Append)).await.unwrap();
     let jobs = (0..8i64).map(|job| {
-        let lake = Lake::new(objects(place));
+        let sink = Arc::clone(&place.sink);
         tokio::spawn(async move {
             let rows = [folk(&[(job, "a"), (job + 100, "b")])];
-            deliver(&lake, &people(Mode::Append), &format!("job{job}"), &rows).await
+            deliver(&*sink, &people(Mode::Append), &format!("job{job}"), &rows).await
         })
     });
     for job in jobs.collect::<Vec<_>>() {
@@ -280,8 +274,8 @@ pub async fn a_job_is_still_known_after_a_checkpoint(place: &Place) {
     let log = Path::from("lake/people/_delta_log");
     let listed: Vec<ObjectMeta> = objects(place).list(Some(&log)).try_collect().await.unwrap();
     assert!(listed.iter().any(|object| object.location.as_ref().contains("checkpoint.parquet")));
-    let opened = sink.open(&wanted, &key("job3", 2)).await.unwrap();
-    assert!(matches!(opened, Opened::Committed(row) if row.rows == 1));
+    let found = sink.raise("job3", 2).await.unwrap();
+    assert_eq!(found.iter().map(|row| row.rows).collect::<Vec<_>>(), [1]);
     assert_eq!(everybody(sink).await.len(), 22);
 }
 
@@ -289,7 +283,7 @@ pub async fn a_commit_whose_answer_was_lost_is_found(place: &Place) {
     let wanted = people(Mode::Append);
     place.sink.ensure(&wanted).await.unwrap();
     let deaf = Arc::new(AnswersGetLost { inner: objects(place), lose: AtomicBool::new(false) });
-    let lake = Lake::new(Arc::clone(&deaf) as _);
+    let lake = InLake::beside(place, Lake::new(Arc::clone(&deaf) as _)).await;
     let mut delivery = begin(&lake, &wanted, &key("job", 1)).await.unwrap();
     delivery.write(folk(&[(1, "a")])).await.unwrap();
     deaf.lose.store(true, Ordering::Relaxed);
@@ -297,6 +291,68 @@ pub async fn a_commit_whose_answer_was_lost_is_found(place: &Place) {
     assert!(!deaf.lose.load(Ordering::Relaxed), "no answer was lost");
     assert_eq!(place.sink.ledger("job").await.unwrap(), [row]);
     assert_eq!(everybody(&*place.sink).await, owned(&[(1, "a")]));
+}
+
+/// A fake: a store in which Delta commits nothing as long as it is told so.
+struct RefusesCommits {
+    inner: Arc<dyn ObjectStore>,
+    refuse: AtomicBool,
+}
+
+pub async fn a_commit_of_the_database_that_the_lake_missed_is_completed_by_whoever_looks(place: &Place) {
+    let wanted = people(Mode::Append);
+    place.sink.ensure(&wanted).await.unwrap();
+    let unwilling = Arc::new(RefusesCommits { inner: objects(place), refuse: AtomicBool::new(true) });
+    let lake = InLake::beside(place, Lake::new(Arc::clone(&unwilling) as _)).await;
+    for (number, job) in ["next attempt", "settled", "verified"].into_iter().enumerate() {
+        let mut delivery = begin(&lake, &wanted, &key(job, 1)).await.unwrap();
+        delivery.write(folk(&[(number as i64, job)])).await.unwrap();
+        error(delivery.commit().await);
+        assert_eq!(everybody(&*place.sink).await.len(), number, "the lake has nothing of {job} yet");
+        let rows = match job {
+            "verified" => place.sink.ledger(job).await.unwrap(),
+            _ => place.sink.raise(job, 2).await.unwrap(),
+        };
+        assert_eq!(rows.iter().map(|row| (row.sink.as_str(), row.rows)).collect::<Vec<_>>(), [("lake:people", 1)]);
+        assert_eq!(everybody(&*place.sink).await.len(), number + 1, "{job}");
+        // Completed once: another look changes nothing.
+        let before = versions(place).await;
+        place.sink.ledger(job).await.unwrap();
+        assert_eq!((versions(place).await, everybody(&*place.sink).await.len()), (before, number + 1));
+    }
+    let pending = Path::from("lake/_pending");
+    let left: Vec<ObjectMeta> = objects(place).list(Some(&pending)).try_collect().await.unwrap();
+    assert_eq!(left.len(), 0, "{left:?}");
+}
+
+pub async fn a_table_and_the_lake_commit_together(place: &Place) {
+    let database = tidemill_sinks::SqliteSink::open(place.path.as_ref().unwrap()).await.unwrap();
+    let sinks = tidemill_sinks::Sinks::new(Arc::new(database.clone()), Some(Lake::new(objects(place))));
+    let table = TablePlan { table: "crowd".parse().unwrap(), ..people(Mode::Append) };
+    let lake = TablePlan { place: Where::Lake { day: None }, ..people(Mode::Append) };
+    let plans = [table.clone(), lake];
+    for plan in &plans {
+        sinks.ensure(plan).await.unwrap();
+    }
+    for (job, commits) in [("given up", false), ("committed", true)] {
+        sinks.raise(job, 1).await.unwrap();
+        let mut delivery = sinks.open(&plans, &key(job, 1)).await.unwrap();
+        for number in 0..2 {
+            assert_eq!(delivery.write(number, folk(&[(1, "a"), (2, "b")])).await.unwrap(), []);
+        }
+        match commits {
+            true => drop(delivery.commit(Commit { summary: Some("{}"), lake: &[] }).await.unwrap()),
+            false => delivery.rollback().await.unwrap(),
+        }
+        let rows = sinks.ledger(job).await.unwrap();
+        let found: Vec<_> = rows.iter().map(|row| (row.sink.as_str(), row.rows)).collect();
+        let expected: &[(&str, u64)] = if commits { &[("crowd", 2), ("lake:people", 2)] } else { &[] };
+        assert_eq!(found, expected);
+        let there = read(&database, &table.table, &["id".parse().unwrap()]).await.num_rows();
+        let count = if commits { 2 } else { 0 };
+        assert_eq!((there, everybody(&*place.sink).await.len()), (count, count), "{job}");
+    }
+    database.close().await;
 }
 
 /// A fake: a store that commits, once, and then says that it did not.
@@ -317,6 +373,18 @@ impl fmt::Display for AnswersGetLost {
     }
 }
 
+impl fmt::Debug for RefusesCommits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RefusesCommits")
+    }
+}
+
+impl fmt::Display for RefusesCommits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("RefusesCommits")
+    }
+}
+
 type Result<T> = object_store::Result<T>;
 
 #[async_trait]
@@ -328,6 +396,49 @@ impl ObjectStore for AnswersGetLost {
             return Err(object_store::Error::Generic { store: "fake", source: "the answer got lost".into() });
         }
         Ok(put)
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>> {
+        self.inner.put_multipart_opts(path, options).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult> {
+        self.inner.get_opts(path, options).await
+    }
+
+    async fn get_ranges(&self, path: &Path, ranges: &[Range<u64>]) -> Result<Vec<Bytes>> {
+        self.inner.get_ranges(path, ranges).await
+    }
+
+    fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        self.inner.delete_stream(paths)
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
+        self.inner.list(prefix).boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[async_trait]
+impl ObjectStore for RefusesCommits {
+    async fn put_opts(&self, path: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let commit = path.as_ref().contains("_delta_log/") && path.as_ref().ends_with(".json");
+        if commit && self.refuse.load(Ordering::Relaxed) {
+            return Err(object_store::Error::Generic { store: "fake", source: "no commit today".into() });
+        }
+        self.inner.put_opts(path, payload, options).await
     }
 
     async fn put_multipart_opts(

@@ -9,7 +9,7 @@ use arrow::record_batch::RecordBatch;
 use futures::TryStreamExt;
 use tidemill_pipelines::{ColumnName, Mode, Retry, TableName};
 use tidemill_sinks::{
-    CommitKey, Delivery, Error, LedgerRow, Opened, Place, Result, Sink, TableColumn, TablePlan,
+    Commit, CommitKey, Delivery, Error, LedgerRow, Place, RefusedRow, Result, Sink, TableColumn, TablePlan,
 };
 
 pub fn column(name: &str, kind: DataType) -> TableColumn {
@@ -52,13 +52,52 @@ pub fn folk(rows: &[(i64, &str)]) -> RecordBatch {
 }
 
 pub fn key(job: &str, attempt: u32) -> CommitKey {
-    CommitKey { job_id: job.to_owned(), sink: "people".to_owned(), chunk: 0, attempt }
+    CommitKey { job_id: job.to_owned(), chunk: 0, attempt }
 }
 
-pub async fn begin(sink: &dyn Sink, plan: &TablePlan, key: &CommitKey) -> Result<Box<dyn Delivery>> {
-    match sink.open(plan, key).await? {
-        Opened::Delivery(delivery) => Ok(delivery),
-        Opened::Committed(row) => panic!("{row:?} was committed before"),
+/// A delivery into one table, by a caller that tolerates no refused row.
+pub struct Open {
+    pub delivery: Box<dyn Delivery>,
+    table: String,
+    rows: u64,
+}
+
+impl Open {
+    pub async fn write(&mut self, batch: RecordBatch) -> Result<()> {
+        let before = self.rows;
+        self.rows += batch.num_rows() as u64;
+        match self.delivery.write(0, batch).await?.into_iter().next() {
+            None => Ok(()),
+            Some(RefusedRow { row, message }) => {
+                Err(Error::Row { table: self.table.clone(), row: before + row as u64 + 1, message })
+            }
+        }
+    }
+
+    pub async fn commit(self) -> Result<LedgerRow> {
+        let commit = Commit { summary: Some("{}"), lake: &[] };
+        Ok(self.delivery.commit(commit).await?.remove(0))
+    }
+
+    pub async fn rollback(self) -> Result<()> {
+        self.delivery.rollback().await
+    }
+}
+
+/// The commit of an earlier attempt, else a delivery.
+async fn open(sink: &dyn Sink, plan: &TablePlan, key: &CommitKey) -> Result<std::result::Result<Open, LedgerRow>> {
+    let rows = sink.raise(&key.job_id, key.attempt).await?;
+    if let Some(row) = rows.into_iter().find(|row| row.key.chunk == key.chunk) {
+        return Ok(Err(row));
+    }
+    let delivery = sink.open(std::slice::from_ref(plan), key).await?;
+    Ok(Ok(Open { delivery, table: plan.table.to_string(), rows: 0 }))
+}
+
+pub async fn begin(sink: &dyn Sink, plan: &TablePlan, key: &CommitKey) -> Result<Open> {
+    match open(sink, plan, key).await? {
+        Ok(delivery) => Ok(delivery),
+        Err(row) => panic!("{row:?} was committed before"),
     }
 }
 
@@ -69,9 +108,9 @@ pub async fn attempt(
     key: &CommitKey,
     batches: &[RecordBatch],
 ) -> Result<LedgerRow> {
-    let mut delivery = match sink.open(plan, key).await? {
-        Opened::Delivery(delivery) => delivery,
-        Opened::Committed(row) => return Ok(row),
+    let mut delivery = match open(sink, plan, key).await? {
+        Ok(delivery) => delivery,
+        Err(row) => return Ok(row),
     };
     for batch in batches {
         delivery.write(batch.clone()).await?;

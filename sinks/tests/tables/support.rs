@@ -6,12 +6,20 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::bucket;
 use crate::decides_once::DecidesOnce;
+use arrow::datatypes::SchemaRef;
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
 use futures::FutureExt;
+use futures::stream::BoxStream;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, Opts, OptsBuilder};
 use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
-use tidemill_sinks::{Lake, MySqlSink, Sink, SinkLimits, SqliteSink};
+use tidemill_pipelines::TableName;
+use tidemill_sinks::{
+    CommitKey, Delivery, Lake, LedgerRow, MySqlSink, Place as Where, Result, Selection, Sink, SinkLimits, Sinks,
+    SqliteSink, TablePlan, TableState,
+};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -122,6 +130,80 @@ pub async fn on_s3_lake(test: impl AsyncFnOnce(&Place)) {
 }
 
 async fn on_lake(objects: Arc<dyn ObjectStore>, test: impl AsyncFnOnce(&Place)) {
-    let sink = Arc::new(Lake::new(Arc::clone(&objects)));
-    test(&Place { sink, url: String::new(), path: None, objects: Some(objects) }).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tables.db");
+    let database = SqliteSink::open_with(&path, limits(true)).await.unwrap();
+    let sink = Arc::new(InLake::new(&database, Lake::new(Arc::clone(&objects))));
+    let url = format!("sqlite:{}", path.display());
+    test(&Place { sink, url, path: Some(path), objects: Some(objects) }).await;
+    database.close().await;
+}
+
+/// Database and lake, of which the tests see the lake: plans that name no place go there, and reads come from there.
+pub struct InLake {
+    sinks: Sinks,
+    pub lake: Lake,
+}
+
+impl InLake {
+    pub fn new(database: &SqliteSink, lake: Lake) -> Self {
+        Self { sinks: Sinks::new(Arc::new(database.clone()), Some(lake.clone())), lake }
+    }
+
+    /// Another process on the same database and the lake of these objects and limits.
+    pub async fn beside(place: &Place, lake: Lake) -> Self {
+        let database = SqliteSink::open_with(place.path.as_ref().unwrap(), limits(true)).await.unwrap();
+        Self::new(&database, lake)
+    }
+}
+
+fn in_lake(plan: &TablePlan) -> TablePlan {
+    match plan.place {
+        Where::Database => TablePlan { place: Where::Lake { day: None }, ..plan.clone() },
+        Where::Lake { .. } => plan.clone(),
+    }
+}
+
+#[async_trait]
+impl Sink for InLake {
+    async fn migrate(&self) -> Result<()> {
+        self.sinks.migrate().await
+    }
+
+    async fn inspect(&self, plan: &TablePlan) -> Result<TableState> {
+        self.sinks.inspect(&in_lake(plan)).await
+    }
+
+    async fn ensure(&self, plan: &TablePlan) -> Result<()> {
+        self.sinks.ensure(&in_lake(plan)).await
+    }
+
+    async fn raise(&self, job_id: &str, attempt: u32) -> Result<Vec<LedgerRow>> {
+        self.sinks.raise(job_id, attempt).await
+    }
+
+    async fn open(&self, plans: &[TablePlan], key: &CommitKey) -> Result<Box<dyn Delivery>> {
+        let plans: Vec<_> = plans.iter().map(in_lake).collect();
+        self.sinks.open(&plans, key).await
+    }
+
+    async fn ledger(&self, job_id: &str) -> Result<Vec<LedgerRow>> {
+        self.sinks.ledger(job_id).await
+    }
+
+    async fn tables(&self) -> Result<Vec<(TableName, SchemaRef)>> {
+        self.lake.tables().await
+    }
+
+    async fn schema(&self, table: &TableName) -> Result<Option<SchemaRef>> {
+        self.lake.schema(table).await
+    }
+
+    async fn select(&self, selection: &Selection) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        self.lake.select(selection).await
+    }
+
+    async fn ping(&self) -> Result<()> {
+        self.lake.ping().await
+    }
 }

@@ -140,7 +140,11 @@ pub async fn texts_that_differ_in_case_or_spaces_are_different_keys(place: &Plac
 }
 
 pub async fn a_row_that_no_database_can_hold_is_named(place: &Place) {
-    let wanted = everything();
+    let mut wanted = everything();
+    if place.objects.is_none() {
+        // The good rows come twice, and a key that is there is no fault here.
+        wanted.mode = Mode::Upsert;
+    }
     place.sink.ensure(&wanted).await.unwrap();
     let good = extremes();
     let broken: [(usize, ArrayRef, u64, &str); 7] = [

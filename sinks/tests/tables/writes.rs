@@ -6,7 +6,7 @@ use std::time::Duration;
 use arrow::array::Int64Array;
 use arrow::datatypes::DataType;
 use tidemill_pipelines::{Mode, Retry};
-use tidemill_sinks::{CommitKey, Error, Opened};
+use tidemill_sinks::{Commit, CommitKey, Error, RefusedRow, Sink};
 
 use crate::rows::{
     attempt, batch, begin, column, deliver, error, everybody, folk, key, owned, people, plan, read,
@@ -72,10 +72,7 @@ pub async fn a_second_delivery_writes_nothing(place: &Place) {
     let age = chrono::Utc::now().signed_duration_since(first.committed_at);
     assert!(age.num_seconds().abs() < 60, "committed at {}", first.committed_at);
     for attempt in [1, 2] {
-        let Opened::Committed(row) = sink.open(&wanted, &key("job", attempt)).await.unwrap() else {
-            panic!("attempt {attempt} was let in");
-        };
-        assert_eq!(row, first);
+        assert_eq!(sink.raise("job", attempt).await.unwrap(), [first.clone()]);
     }
     assert_eq!(everybody(sink).await, owned(&[(1, "a")]));
     assert_eq!(sink.ledger("job").await.unwrap(), [first]);
@@ -116,7 +113,7 @@ pub async fn an_overtaken_attempt_does_not_begin(place: &Place) {
     let (sink, wanted) = (&*place.sink, people(Mode::Append));
     sink.ensure(&wanted).await.unwrap();
     begin(sink, &wanted, &key("job", 5)).await.unwrap().rollback().await.unwrap();
-    let refused = error(sink.open(&wanted, &key("job", 4)).await.map(drop));
+    let refused = error(begin(sink, &wanted, &key("job", 4)).await.map(drop));
     assert!(matches!(refused, Error::Fenced { attempt: 4, newer: 5, .. }), "{refused}");
     assert_eq!(refused.retry(), Retry::Never);
 }
@@ -196,4 +193,123 @@ pub async fn replacing_at_once_leaves_the_rows_of_one(place: &Place) {
     let rows = everybody(&*place.sink).await;
     assert_eq!(rows.len(), 200);
     assert_eq!(rows[0].0 / 1_000, rows[199].0 / 1_000, "rows of two jobs");
+}
+
+pub async fn a_raised_fence_keeps_an_attempt_from_committing(place: &Place) {
+    let (sink, wanted) = (&*place.sink, people(Mode::Append));
+    sink.ensure(&wanted).await.unwrap();
+    let mut ended = begin(sink, &wanted, &key("job", 1)).await.unwrap();
+    ended.write(folk(&[(1, "late")])).await.unwrap();
+    // As whoever ends the job from outside does; on SQLite that waits for the write lock of the attempt.
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        ended.commit().await
+    };
+    let (raised, late) = tokio::join!(sink.raise("job", 2), late);
+    assert_eq!(raised.unwrap(), []);
+    let message = error(late);
+    assert!(matches!(message, Error::Fenced { attempt: 1, newer: 2, .. }), "{message}");
+    assert_eq!(everybody(sink).await, owned(&[]));
+    // The next attempt has the number that the fence was raised to.
+    attempt(sink, &wanted, &key("job", 2), &[folk(&[(1, "again")])]).await.unwrap();
+    assert_eq!(everybody(sink).await, owned(&[(1, "again")]));
+}
+
+pub async fn a_fence_raised_after_the_commit_finds_it(place: &Place) {
+    let (sink, wanted) = (&*place.sink, people(Mode::Append));
+    sink.ensure(&wanted).await.unwrap();
+    let row = attempt(sink, &wanted, &key("job", 1), &[folk(&[(1, "a")])]).await.unwrap();
+    assert_eq!(row.summary.as_deref(), Some("{}"));
+    assert_eq!(sink.raise("job", 2).await.unwrap(), [row]);
+}
+
+pub async fn a_commit_without_a_table_is_in_the_ledger(place: &Place) {
+    let sink = &*place.sink;
+    for _ in 0..2 {
+        sink.raise("job", 1).await.unwrap();
+        let delivery = sink.open(&[], &key("job", 1)).await.unwrap();
+        let rows = delivery.commit(Commit { summary: Some("made"), lake: &[] }).await.unwrap();
+        assert_eq!(rows.len(), 1);
+        assert_eq!((rows[0].sink.as_str(), rows[0].rows, rows[0].summary.as_deref()), ("files", 0, Some("made")));
+    }
+    assert_eq!(sink.ledger("job").await.unwrap().len(), 1);
+}
+
+pub async fn tables_of_one_delivery_commit_together(place: &Place) {
+    let sink = &*place.sink;
+    let first = people(Mode::Append);
+    let second = tidemill_sinks::TablePlan { table: "crowd".parse().unwrap(), ..people(Mode::Upsert) };
+    let plans = [first.clone(), second.clone()];
+    for plan in &plans {
+        sink.ensure(plan).await.unwrap();
+    }
+    let all = async |table: &tidemill_pipelines::TableName| {
+        let names = ["id".parse().unwrap()];
+        read(sink, table, &names).await.num_rows()
+    };
+    for (job, commits) in [("rolled back", false), ("committed", true), ("again", true)] {
+        sink.raise(job, 1).await.unwrap();
+        let mut delivery = sink.open(&plans, &key(job, 1)).await.unwrap();
+        for from in [0, 10] {
+            // Rows of the two tables come by turns.
+            let offset = if job == "again" { 100 } else { 0 };
+            let rows = |names: i64| (from..from + names).map(|id| (offset + id, "x")).collect::<Vec<_>>();
+            assert_eq!(delivery.write(0, folk(&rows(10))).await.unwrap(), []);
+            assert_eq!(delivery.write(1, folk(&rows(5))).await.unwrap(), []);
+        }
+        if commits {
+            let rows = delivery.commit(Commit { summary: Some("{}"), lake: &[] }).await.unwrap();
+            let counts: Vec<_> = rows.iter().map(|row| (row.table.as_str(), row.rows)).collect();
+            assert_eq!(counts, [("crowd", 10), ("people", 20)]);
+        } else {
+            delivery.rollback().await.unwrap();
+            assert_eq!((all(&first.table).await, all(&second.table).await), (0, 0));
+            assert_eq!(sink.ledger(job).await.unwrap(), []);
+        }
+    }
+    assert_eq!((all(&first.table).await, all(&second.table).await), (40, 20));
+}
+
+pub async fn refused_rows_are_told_and_the_others_written(place: &Place) {
+    let (sink, wanted) = (&*place.sink, people(Mode::Append));
+    sink.ensure(&wanted).await.unwrap();
+    deliver(sink, &wanted, "before", &[folk(&[(5, "there")])]).await.unwrap();
+    let long = "x".repeat(51);
+    let mut rows: Vec<(i64, &str)> = (0..2_000).map(|id| (id, "new")).collect();
+    rows[700] = (3_000, &long);
+    rows[1_500] = (1_400, "twice");
+    let batch = folk(&rows);
+    let refused = refusing(sink, &wanted, "job", &batch).await;
+    let numbers: Vec<_> = refused.iter().map(|refused| refused.row).collect();
+    assert_eq!(numbers, [5, 700, 1_500], "{refused:?}");
+    assert!(refused[1].message.contains("51 characters"), "{refused:?}");
+    let found = everybody(sink).await;
+    assert_eq!(found.len(), 1_998);
+    assert_eq!(sink.ledger("job").await.unwrap()[0].rows, 1_997);
+    assert!(found.contains(&(5, "there".to_owned())) && !found.iter().any(|(_, name)| name == "twice"));
+}
+
+/// Attempts until one is through, as a processor that rejects what the database refuses.
+async fn refusing(
+    sink: &dyn Sink,
+    plan: &tidemill_sinks::TablePlan,
+    job: &str,
+    batch: &arrow::record_batch::RecordBatch,
+) -> Vec<RefusedRow> {
+    for number in 1..5 {
+        sink.raise(job, number).await.unwrap();
+        let mut delivery = sink.open(std::slice::from_ref(plan), &key(job, number)).await.unwrap();
+        let ended = match delivery.write(0, batch.clone()).await {
+            Ok(refused) => {
+                let commit = Commit { summary: Some("{}"), lake: &[] };
+                delivery.commit(commit).await.map(|_| refused)
+            }
+            Err(error) => Err(error),
+        };
+        match ended {
+            Err(error) if error.retry() == Retry::Now => continue,
+            ended => return ended.unwrap(),
+        }
+    }
+    panic!("no attempt came to an end");
 }

@@ -49,16 +49,26 @@ impl Home {
 
     /// The secret of the tokens, made at the first start, readable by its owner only.
     pub fn jwt_secret(&self) -> Result<Secret> {
-        let path = self.path.join("jwt.secret");
+        self.kept("jwt.secret", 48, 32).map(Secret::new)
+    }
+
+    /// Names the processes that work on this folder, one after the other, in the job table.
+    pub fn worker_name(&self) -> Result<String> {
+        Ok(format!("dev:{}", self.kept("worker.id", 16, 16)?))
+    }
+
+    /// A random text of a file, made at the first start with this many characters.
+    fn kept(&self, name: &str, length: usize, length_min: usize) -> Result<String> {
+        let path = self.path.join(name);
         match std::fs::read_to_string(&path) {
-            Ok(text) if text.trim().len() >= 32 => return Ok(Secret::new(text.trim())),
-            Ok(_) => bail!("`{}` holds no secret of 32 bytes: remove it, a new one is made", path.display()),
+            Ok(text) if text.trim().len() >= length_min => return Ok(text.trim().to_owned()),
+            Ok(_) => bail!("`{}` holds less than {length_min} bytes: remove it, a new one is made", path.display()),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("failed to read `{}`", path.display())),
         }
-        let secret = crate::commands::random_text(48);
-        // Written beside and renamed: a start that is killed half-way leaves no half secret.
-        let beside = self.path.join("jwt.secret.new");
+        let secret = crate::commands::random_text(length);
+        // Written beside and renamed: a start that is killed half-way leaves no half text.
+        let beside = self.path.join(format!("{name}.new"));
         let written = || -> std::io::Result<()> {
             std::fs::remove_file(&beside).or_else(|error| match error.kind() {
                 std::io::ErrorKind::NotFound => Ok(()),
@@ -70,7 +80,7 @@ impl Home {
             std::fs::rename(&beside, &path)
         };
         written().with_context(|| format!("failed to write `{}`", path.display()))?;
-        Ok(Secret::new(secret))
+        Ok(secret)
     }
 }
 

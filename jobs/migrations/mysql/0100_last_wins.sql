@@ -1,0 +1,2 @@
+-- 1: a file of this pipeline undoes an earlier one (replace, upsert), so only what equals the newest is a duplicate.
+ALTER TABLE tidemill_jobs ADD COLUMN last_wins BIGINT NOT NULL DEFAULT 0;
