@@ -10,12 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SubsecRound, TimeDelta, Utc};
-use fail::fail_point;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::Serialize;
-use tidemill_jobs::{Collection, Job, JobStore, failpoints};
+use tidemill_jobs::{Collection, Job, JobStore, failpoint};
 use tidemill_pipelines::{Pipeline, PipelineSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -120,7 +119,7 @@ impl Collector {
     async fn copy_and_end(&self, collection: &Collection) -> Result<Collected> {
         match self.copy(collection).await {
             Ok(jobs) => {
-                fail_point!("collect::end", |_| Err(failpoints::failed("collect::end").into()));
+                failpoint!("collect::end");
                 self.jobs.end_collection(collection).await?;
                 info!(pipeline = %collection.pipeline, folder = collection.folder, jobs, "collected reports");
                 Ok(Collected { folder: collection.folder.clone(), jobs })
@@ -161,7 +160,7 @@ impl Collector {
             let file = format!("{}/{}", job.job_id, from.filename().unwrap_or_default());
             let to = Path::from(format!("{}/{file}", collection.folder));
             if !there.contains(&to) {
-                fail_point!("collect::copy", |_| Err(failpoints::failed("collect::copy").into()));
+                failpoint!("collect::copy");
                 self.objects.copy(from, &to).await.map_err(|source| failed("copy", from, source))?;
             }
             files.push(file);

@@ -10,11 +10,10 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use fail::fail_point;
 use futures::{Stream, StreamExt};
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use sha2::{Digest, Sha256};
-use tidemill_jobs::{JobId, JobStore, Landed, NewJob, failpoints};
+use tidemill_jobs::{JobId, JobStore, Landed, NewJob, failpoint};
 use tidemill_pipelines::Pipeline;
 use tokio::task::JoinSet;
 
@@ -115,9 +114,9 @@ impl Landing {
 
     async fn register(&self, key: &ObjectKey, job: NewJob) -> Result<Landed> {
         let job_id = job.job_id;
-        fail_point!("landing::object", |_| Err(failpoints::failed("landing::object").into()));
+        failpoint!("landing::object");
         let landed = self.jobs.land(job).await;
-        fail_point!("landing::commit", |_| Err(failpoints::failed("landing::commit").into()));
+        failpoint!("landing::commit");
         match landed {
             Ok(Landed::New(job)) => Ok(Landed::New(job)),
             Ok(Landed::Duplicate(job)) => {

@@ -2,14 +2,23 @@
 //! still, wait, or fail. `tests/walk` walks all of them.
 //!
 //! They exist only with the feature `failpoints`, which nothing but the tests of the binary turns on; a release has
-//! none. A place is `fail::fail_point!("name", |_| Err(…))`. A process that is started with the variable
+//! none. A place is `failpoint!("name")`. A process that is started with the variable
 //! `FAILPOINTS_FOLDER` watches that folder: the file `NAME.arm` says what the place does once: `abort`, `stop` (SIGSTOP),
 //! `sleep MILLISECONDS`, or `error`. It is renamed to `NAME.armed` when it is in force, and to `NAME.hit` when it was done.
 //! Called by the binary's `main`.
 
+pub use fail;
 use tidemill_pipelines::Retry;
 
 use crate::Error;
+
+/// A place at which a test may have the process abort, wait, or leave the function with an error.
+#[macro_export]
+macro_rules! failpoint {
+    ($name:literal) => {
+        $crate::failpoints::fail::fail_point!($name, |_| Err($crate::failpoints::failed($name).into()))
+    };
+}
 
 /// Every failpoint of the workspace. A test compares the list with the sources, and walks all of it.
 pub const ALL: &[&str] = &[
@@ -22,10 +31,25 @@ pub const ALL: &[&str] = &[
     "run::ended",
     "collect::copy",
     "collect::end",
+    "claim::commit",
+    "open::fence",
+    "deliver::rows",
+    "deliver::report",
+    "deliver::ledger",
+    "deliver::commit_sent",
+    "deliver::commit_answered",
+    "lake::files",
+    "lake::commit",
+    "lake::completed",
+    "job::end",
+    "job::ack",
+    "sweep::settle",
+    "settle::sealed",
 ];
 
 /// The error of a failpoint: it may pass, and the same step may be tried again.
-pub fn failed(name: &str) -> Error {
+pub fn failed(name: &'static str) -> Error {
+    tracing::warn!(name, "a failpoint was hit");
     Error::Log { action: "pass a failpoint", message: name.to_owned(), retry: Retry::Later }
 }
 

@@ -84,7 +84,7 @@ impl Relay {
     /// Publishes a batch and deletes what the log took, also when it did not take all.
     async fn publish(&self, batch: Vec<OutboxRow>) -> Result<()> {
         let send = |row: OutboxRow| async move {
-            fail::fail_point!("outbox::publish", |_| Err(crate::failpoints::failed("outbox::publish")));
+            crate::failpoint!("outbox::publish");
             let sent = self.log.publish(row.topic, &row.job_id, row.payload.as_bytes()).await;
             sent.map(|()| row.event_id)
         };
@@ -97,7 +97,7 @@ impl Relay {
                 Err(error) => failed = Err(error),
             }
         }
-        fail::fail_point!("outbox::mark", |_| Err(crate::failpoints::failed("outbox::mark")));
+        crate::failpoint!("outbox::mark");
         self.store.events_sent(&sent).await?;
         failed
     }

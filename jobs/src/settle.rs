@@ -12,7 +12,9 @@ use tidemill_pipelines::Blame;
 
 use crate::life::{self, Left, Settled, Wish};
 use crate::store::{Stored, not_allowed};
-use crate::{Claim, Committed, Counts, Error, Job, JobError, JobId, JobStore, Ledger, Outcome, RejectSample, Result};
+use crate::{
+    Claim, Committed, Counts, Error, Job, JobError, JobId, JobStore, Ledger, Outcome, RejectSample, Result,
+};
 
 /// The job store and the ledger together: what is needed to end a job. Cheap to clone.
 #[derive(Clone)]
@@ -144,6 +146,7 @@ impl Settler {
             0 => None, // nobody has claimed it; a claim in between changes the attempt
             attempt => self.ledger.seal(stored.job.job_id, attempt).await?,
         };
+        crate::failpoint!("settle::sealed");
         let Some(settled) = life::settle(stored.job.status, wish, committed.is_some()) else {
             return Ok(None);
         };

@@ -10,7 +10,7 @@ use datafusion::arrow::record_batch::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use object_store::ObjectStore;
-use tidemill_jobs::{Committed, JobId};
+use tidemill_jobs::{Committed, JobId, failpoint};
 use tidemill_sinks::{Commit, CommitKey, Delivery, Sink, TablePlan, TableState};
 
 use crate::artifacts::Artifact;
@@ -60,6 +60,7 @@ impl Deliveries {
                 return Err(tidemill_sinks::Error::Shape { table, differences }.into());
             }
         }
+        failpoint!("open::fence");
         Ok(Begun::Deliveries(Self {
             sink: Arc::clone(sink),
             objects: Arc::clone(objects),
@@ -117,6 +118,7 @@ impl Deliveries {
         for file in &mut self.files {
             file.write(batch).await?;
         }
+        failpoint!("deliver::rows");
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
@@ -124,6 +126,7 @@ impl Deliveries {
     /// Commits all tables with their ledger rows, and gives what the ledger says now: of this attempt, or of a twin of
     /// it that was quicker.
     pub(crate) async fn commit(mut self, summary: &Committed) -> Result<Committed> {
+        failpoint!("deliver::report");
         let delivery = match self.open.take() {
             Some(delivery) => delivery,
             None => begin(&self.sink, &self.tables, &self.key).await?,

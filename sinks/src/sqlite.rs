@@ -194,7 +194,7 @@ pub(crate) fn from_sqlx(action: &'static str, error: sqlx::Error) -> Error {
             message: "other deliveries hold the file for too long".to_owned(),
             retry: Retry::Now,
         },
-        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => {
             Error::Unavailable { action, message, retry: Retry::Later }
         }
         _ => match primary_code(&error) {

@@ -7,10 +7,9 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use chrono::SecondsFormat;
-use fail::fail_point;
 use serde_json_path::JsonPath;
 use sha2::{Digest, Sha256};
-use tidemill_jobs::{JobStore, LandedPage, NewJob, Page, SlotClaim, failpoints};
+use tidemill_jobs::{JobStore, LandedPage, NewJob, Page, SlotClaim, failpoint};
 use tidemill_pipelines::{Duplicates, Format, HttpSource, Pages, Pipeline, Retry, Slot};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -258,11 +257,11 @@ impl Run {
         if landed.is_empty() && found.is_empty() {
             return Ok(());
         }
-        fail_point!("page::object", |_| Err(failpoints::failed("page::object").into()));
+        failpoint!("page::object");
         if !self.jobs().note_pages(&self.claim, landed, found).await? {
             return Err(FetchError::Overtaken);
         }
-        fail_point!("page::landed", |_| Err(failpoints::failed("page::landed").into()));
+        failpoint!("page::landed");
         landed.iter().for_each(|_| self.fetcher.metrics.page(self.name(), "landed"));
         self.progress.send_modify(|progress| progress.note(landed, found));
         Ok(())
@@ -285,7 +284,7 @@ impl Run {
             return if held { Ok(RunEnd::Empty) } else { Err(FetchError::Overtaken) };
         }
         let job = self.jobs().complete_run(&self.claim, job_of(&self.pipeline, &self.claim, &whole)).await?;
-        fail_point!("run::ended", |_| Err(failpoints::failed("run::ended").into()));
+        failpoint!("run::ended");
         job.map(|job| RunEnd::Job(Box::new(job))).ok_or(FetchError::Overtaken)
     }
 
@@ -308,7 +307,7 @@ pub(super) fn job_of(pipeline: &Pipeline, claim: &SlotClaim, pages: &[&LandedPag
         parameters: Default::default(),
         pushed: Vec::new(),
         takes_turns: pipeline.takes_turns(false),
-            last_wins: pipeline.last_wins(),
+        last_wins: pipeline.last_wins(),
         sender: super::SENDER.to_owned(),
         idempotency_key: None,
         duplicates: Duplicates::Accept,

@@ -77,6 +77,7 @@ pub(crate) async fn complete(lake: &Lake, table: &TableName, key: &CommitKey) ->
         let error = match pending::read(lake, table, key).await? {
             Some(files) => match log.commit(&snapshot, key, files).await {
                 Ok(()) => {
+                    crate::error::failpoint!("lake::completed");
                     pending::delete(lake, table, key).await;
                     return Ok(());
                 }
@@ -110,6 +111,8 @@ fn gone(table: &TableName, key: &CommitKey) -> Error {
     let CommitKey { job_id, chunk, .. } = key;
     Error::Refused {
         action: "complete a commit",
-        message: format!("the list of files of job {job_id}, chunk {chunk}, for `{table}` is gone from the lake"),
+        message: format!(
+            "the list of files of job {job_id}, chunk {chunk}, for `{table}` is gone from the lake"
+        ),
     }
 }

@@ -217,7 +217,11 @@ impl MySqlDelivery {
 
     /// The last statements of the transaction. `Err` of the inner result: COMMIT was sent, and its fate
     /// is not known.
-    async fn finish(&mut self, session: &mut Session, commit: &Commit<'_>) -> Result<Result<Vec<LedgerRow>, Error>> {
+    async fn finish(
+        &mut self,
+        session: &mut Session,
+        commit: &Commit<'_>,
+    ) -> Result<Result<Vec<LedgerRow>, Error>> {
         ledger::hold_fence(session, &self.key).await?;
         // The fence is held, so a twin of this delivery either is in the ledger now or never will be.
         let twin = ledger::find(session, &self.key).await?;
@@ -229,8 +233,16 @@ impl MySqlDelivery {
         for entry in commit.entries(&self.key, tables) {
             ledger::write(session, &entry, commit.summary).await?;
         }
+        crate::error::failpoint!("deliver::ledger");
         let rows = ledger::find(session, &self.key).await?;
-        Ok(session.run("commit", "COMMIT").await.map(|()| rows))
+        fail::fail_point!("deliver::commit_sent", |_| Ok(Err(crate::error::of_failpoint(
+            "deliver::commit_sent"
+        ))));
+        let answer = session.run("commit", "COMMIT").await;
+        fail::fail_point!("deliver::commit_answered", |_| Ok(Err(crate::error::of_failpoint(
+            "deliver::commit_answered"
+        ))));
+        Ok(answer.map(|()| rows))
     }
 }
 
