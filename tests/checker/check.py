@@ -6,8 +6,7 @@ usage: check.py PLACE.json [SENT.jsonl]
 It knows nothing of Tidemill's code. PLACE says where things are:
 
     {"jobs": "mysql://… or sqlite:/…", "tables": "…", "objects": "/folder" or {"url": "s3://bucket/prefix", "endpoint": "…",
-     "access_key": "…", "secret_key": "…"}, "events": "/…/events.db", "kafka": {"servers": "…", "prefix": "…", "groups":
-     [["landed", "processor"], …]}, "mails": "/folder of .eml files", "told": ["pipelines that mail about every end"]}
+     "access_key": "…", "secret_key": "…"}, "events": "/…/events.db", "kafka": {"servers": "…", "prefix": "…"}, "mails": "/folder of .eml files", "told": ["pipelines that mail about every end"]}
 
 SENT is the sender's own record, a line for each thing, in any order:
 

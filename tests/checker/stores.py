@@ -15,6 +15,8 @@ import xml.etree.ElementTree as xml
 
 # Longest wait for a server's answer, in seconds.
 WAIT = 30
+# Who reads which topic.
+GROUPS = (("landed", "processor"), ("finished", "notifier"))
 
 
 class Database:
@@ -164,9 +166,9 @@ def embedded_lag(path):
     heads = log.rows("SELECT topic, part, next FROM heads")
     commits = log.rows("SELECT topic, member_group, part, next FROM commits")
     committed = {(row["topic"], row["member_group"], row["part"]): row["next"] for row in commits}
-    groups = {(row["topic"], row["member_group"]) for row in commits}
     lag = {}
-    for topic, group in groups:
+    # A group that has committed nothing yet has all records before it.
+    for topic, group in {*GROUPS, *((row["topic"], row["member_group"]) for row in commits)}:
         behind = (head["next"] - committed.get((topic, group, head["part"]), 0) for head in heads if head["topic"] == topic)
         lag[topic, group] = sum(behind)
     return lag
@@ -181,7 +183,7 @@ def kafka_lag(place):
     consumer = KafkaConsumer(bootstrap_servers=servers, request_timeout_ms=WAIT * 1000 + 10_000)
     lag = {}
     try:
-        for topic, group in place["groups"]:
+        for topic, group in GROUPS:
             name = f"{prefix}.{topic}"
             parts = [TopicPartition(name, part) for part in consumer.partitions_for_topic(name) or ()]
             ends, begins = consumer.end_offsets(parts), consumer.beginning_offsets(parts)

@@ -104,11 +104,7 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
                 "access_key": variable("TIDEMILL_TEST_S3_KEY"),
                 "secret_key": variable("TIDEMILL_TEST_S3_SECRET"),
             },
-            "kafka": {
-                "servers": variable("TIDEMILL_TEST_KAFKA"),
-                "prefix": self.name,
-                "groups": [["landed", "processor"], ["finished", "notifier"]],
-            },
+            "kafka": { "servers": variable("TIDEMILL_TEST_KAFKA"), "prefix": self.name },
         })
     }
 

@@ -91,11 +91,7 @@ class Cluster:
                 "access_key": variable("TIDEMILL_TEST_S3_KEY"),
                 "secret_key": variable("TIDEMILL_TEST_S3_SECRET"),
             },
-            "kafka": {
-                "servers": variable("TIDEMILL_TEST_KAFKA"),
-                "prefix": self.name,
-                "groups": [["landed", "processor"], ["finished", "notifier"]],
-            },
+            "kafka": {"servers": variable("TIDEMILL_TEST_KAFKA"), "prefix": self.name},
             "mails": variable("TIDEMILL_TEST_SMTP_MAILDIR"),
             "told": list(places.UPLOADS),
         }
@@ -149,14 +145,14 @@ class Cluster:
         if ROLES[nth] == "gateway":
             line += ["--set", f"gateway.listen=127.0.0.1:{self.gateways[nth]}"]
         log = self.folder / f"{ROLES[nth]}-{nth}.log"
-        self.processes[nth] = places.Process([*line, ROLES[nth]], log, FAILPOINTS_FOLDER=self.points(nth))
+        self.processes[nth] = places.Process([*line, ROLES[nth]], log, piped=False, FAILPOINTS_FOLDER=self.points(nth))
         self.counts["starts"] += 1
 
     def command(self, *arguments, **more):
         """Starts a command of the operator."""
         line = [self.program, "--config", self.folder / "tidemill.toml", *arguments]
         self.counts["commands"] += 1
-        return places.Process(line, self.folder / f"command-{self.counts['commands']}.log", **more)
+        return places.Process(line, self.folder / f"command-{self.counts['commands']}.log", piped=False, **more)
 
     def says(self, point, action):
         """Whether the logs have told of this error of a failpoint since they were read last."""
@@ -207,13 +203,13 @@ class Cluster:
         subprocess.run([servers, "start", name], check=True, stdout=subprocess.DEVNULL)
 
     def heal(self):
-        """All servers, ways and processes as they should be."""
+        """All servers and ways as they should be, and all processes new: what was not acked comes again after a start."""
         for name in PROXIED:
             self.network(name, "open")
         for nth, process in enumerate(self.processes):
             for file in self.points(nth).iterdir():
                 file.unlink()
-            process.send(signal.SIGCONT)
+            process.send(signal.SIGKILL)
 
     def close(self):
         """Ends all processes."""

@@ -71,12 +71,12 @@ def environment(**more):
 class Process:
     """A process of Tidemill, with its log."""
 
-    def __init__(self, command, log, **more):
+    def __init__(self, command, log, piped=True, **more):
         self.log = pathlib.Path(log)
         with self.log.open("ab") as file:
             self.child = subprocess.Popen(
                 [str(part) for part in command],
-                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=file, env=environment(**more),
+                stdin=subprocess.DEVNULL, stdout=subprocess.PIPE if piped else file, stderr=file, env=environment(**more),
             )
 
     @property
@@ -153,7 +153,7 @@ class Dev:
 
     def run(self, *arguments, log="command.log", **more):
         """Starts a command of the operator over the same folder."""
-        return Process(self.command(*arguments), self.data.parent / log, **more)
+        return Process(self.command(*arguments), self.data.parent / log, piped=False, **more)
 
     def under_way(self):
         """What is not done yet, in words; empty when nothing is."""
