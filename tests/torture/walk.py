@@ -119,6 +119,8 @@ class Case:
             lane.client.send(lane.file("reported"))
             places.settle(lane.dev.place, QUIET)
         sending = self.make_orphan() if kind == "orphan" else None
+        if kind not in ("orphan", "fetch", "collect"):
+            self.log_start = self.log().stat().st_size
         lane.arm(self.folder, self.point, action)
         if self.is_command:
             self.command = self.start_command(kind)
@@ -126,7 +128,6 @@ class Case:
             self.start_again()
         else:
             lane.await_armed(self.folder, self.point)
-            self.log_start = self.log().stat().st_size
             sending = self.start_sending(kind)
         wait_for(self.is_hit, REACHED, f"the point to be reached\n{self.tail()}")
         getattr(self, f"after_{self.action}")(kind)
