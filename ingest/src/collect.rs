@@ -17,7 +17,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use serde::Serialize;
-use tidemill_jobs::{Collection, Job, JobStore};
+use tidemill_jobs::{Collection, Job, JobStore, failpoint};
 use tidemill_pipelines::{Pipeline, PipelineSet};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -145,6 +145,7 @@ impl Collector {
     async fn copy_and_end(&self, collection: &Collection) -> Result<Collected> {
         match self.copy(collection).await {
             Ok(collected) => {
+                failpoint!("collect::end");
                 self.jobs.end_collection(collection).await?;
                 let Collected { folder, jobs, missing } = &collected;
                 info!(pipeline = %collection.pipeline, folder, jobs, missing, "collected reports");
@@ -198,7 +199,10 @@ impl Collector {
             let to = ObjectKey::collected(&collection.folder, job.job_id, name);
             let copied = match found.get(name) {
                 _ if there.contains(&to.path()) => true,
-                Some(from) => self.copy_file(from, &to).await?,
+                Some(from) => {
+                    failpoint!("collect::copy");
+                    self.copy_file(from, &to).await?
+                }
                 None => false,
             };
             let list = if copied { &mut files } else { &mut missing };

@@ -7,6 +7,7 @@
 
 mod error;
 mod event;
+pub mod failpoints;
 mod job;
 mod ledger;
 pub mod life;

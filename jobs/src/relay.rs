@@ -102,12 +102,17 @@ impl Relay {
                 (_, Err(error)) => failed = Err(error),
             }
         }
+        crate::failpoint!("outbox::mark");
         self.store.events_sent(&sent).await?;
         failed
     }
 
     async fn send(&self, row: OutboxRow) -> (OutboxRow, Result<()>) {
-        let sent = self.log.publish(row.topic, &row.job_id, row.payload.as_bytes()).await;
+        let sent: Result<()> = async {
+            crate::failpoint!("outbox::publish");
+            self.log.publish(row.topic, &row.job_id, row.payload.as_bytes()).await
+        }
+        .await;
         (row, sent)
     }
 

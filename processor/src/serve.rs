@@ -202,7 +202,13 @@ async fn one(shared: Shared, record: Record) -> Option<Record> {
     let mut pause = RETRY_PAUSE.0;
     loop {
         match attempt(&shared, &record).await {
-            Ok(()) => return Some(record),
+            Ok(()) => {
+                tidemill_jobs::failpoints::fail::fail_point!("job::ack", |_| {
+                    tidemill_jobs::failpoints::failed("job::ack");
+                    None
+                });
+                return Some(record);
+            }
             Err(Error::Stopping) => return None,
             Err(error) => {
                 warn!(error = %error.to_job_error().message, key = %record.key, "the job could not be taken on or ended");

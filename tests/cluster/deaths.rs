@@ -42,6 +42,7 @@ async fn a_file_whose_processor_is_killed_is_written_once() {
             cluster.place.numbers("SELECT count(*), sum(row_count) FROM tidemill_ledger").await,
             [1, 336_776]
         );
+        cluster.check().await;
     }
 }
 
@@ -52,6 +53,7 @@ async fn a_file_for_the_lake_whose_processor_is_killed_is_written_once() {
     let id = cluster.client().send("flights_lake", "flights", flights()).await;
     done_under_kills(&mut cluster, &id).await;
     assert_eq!(cluster.place.lake_rows("flights").await, 336_776);
+    cluster.check().await;
 }
 
 /// Rows that take a processor some seconds.
@@ -71,6 +73,7 @@ async fn sigterm_hands_over() {
     assert_eq!((cluster.place.attempts(&id).await, &job["retries"]), (attempt, &0.into()));
     cluster.verify(&id);
     holds_once(&cluster, 1, LONG).await;
+    cluster.check().await;
     drop(cluster);
 
     // The second leaves none: the job goes to the other processor at once, though its lease has not passed.
@@ -87,4 +90,5 @@ async fn sigterm_hands_over() {
     assert!(began.elapsed() < lease);
     cluster.verify(&id);
     holds_once(&cluster, 1, LONG).await;
+    cluster.check().await;
 }

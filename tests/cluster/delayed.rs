@@ -63,4 +63,5 @@ async fn jobs_run_in_the_order_of_arrival(database: &str) {
     assert_eq!(row, [format!("job {JOBS}"), JOBS.to_string(), "2024-05-01".to_owned()]);
     let own = "SELECT count(*), sum(nth + 100 = id) FROM marks WHERE id > 1";
     assert_eq!(cluster.place.numbers(own).await, [JOBS, JOBS]);
+    cluster.check().await;
 }

@@ -50,6 +50,7 @@ async fn employees_and_flights_come_out(cluster: &Cluster) {
 
     flights_are_as_in(cluster, &flights).await;
     assert_eq!(cluster.place.numbers("SELECT count(*) FROM airlines").await, [16]);
+    cluster.check().await;
 }
 
 /// Compares count, missing values, and the sum of every number with the file itself.

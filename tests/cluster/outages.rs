@@ -107,6 +107,7 @@ async fn each_is_done_once(cluster: &Cluster, accepted: &[String]) {
     for id in accepted.iter().step_by(accepted.len().div_ceil(5)) {
         cluster.verify(id);
     }
+    cluster.check().await;
 }
 
 /// Sends one file after the other; gives the jobs.

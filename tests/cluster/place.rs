@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use futures::StreamExt;
+use serde_json::{Value, json};
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, Column, Row};
 use tidemill_jobs::{EventLog, KafkaLog, KafkaSettings, Topic};
@@ -106,6 +107,21 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
         };
         let log = KafkaLog::new(settings).unwrap();
         log.lag(Topic::Finished, "notifier").await.unwrap().iter().map(|partition| partition.lag).sum()
+    }
+
+    /// Where the checker finds everything, as the head of tests/checker/check.py tells.
+    pub fn for_checker(&self) -> Value {
+        json!({
+            "jobs": format!("{}/{}", self.server, self.jobs()),
+            "tables": format!("{}/{}", self.server, self.tables()),
+            "objects": {
+                "url": format!("s3://{}/{}", variable("TIDEMILL_TEST_S3_BUCKET"), self.name),
+                "endpoint": variable("TIDEMILL_TEST_S3_URL"),
+                "access_key": variable("TIDEMILL_TEST_S3_KEY"),
+                "secret_key": variable("TIDEMILL_TEST_S3_SECRET"),
+            },
+            "kafka": { "servers": variable("TIDEMILL_TEST_KAFKA"), "prefix": self.name },
+        })
     }
 
     /// Runs a statement past Tidemill.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,6 +13,8 @@ use crate::place::{Place, root, variable};
 
 /// Longest wait for a start or a job; a loaded machine is slow, a hang is longer.
 const WAIT_MAX: Duration = Duration::from_secs(180);
+/// Longest wait until nothing is under way: offsets and notices follow the last job soon.
+const QUIET_MAX: Duration = Duration::from_secs(60);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Longest request: the gateway itself gives up on a part after less.
@@ -118,6 +120,8 @@ pub struct Client {
     /// Another after each start of the gateway, which takes a port that is free.
     url: Arc<RwLock<String>>,
     token: String,
+    /// What was answered with 202, as the checker reads it.
+    accepted: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Cluster {
@@ -225,6 +229,27 @@ impl Cluster {
         assert_eq!(found["holds"], true, "{found}");
     }
 
+    /// Has the checker look at databases, objects and offsets, and at what was accepted; all that is under way may end first.
+    pub async fn check(&self) {
+        let (place, sent) = (self.folder.path().join("place.json"), self.folder.path().join("sent.jsonl"));
+        std::fs::write(&place, self.place.for_checker().to_string()).unwrap();
+        let lines: Vec<_> = self.client.accepted.lock().unwrap().iter().map(Value::to_string).collect();
+        std::fs::write(&sent, lines.join("\n")).unwrap();
+        let began = Instant::now();
+        loop {
+            let mut command = Command::new(variable("TIDEMILL_TEST_PYTHON"));
+            command.env("PYTHONDONTWRITEBYTECODE", "1").arg(root("tests/checker/check.py"));
+            let output = command.args([&place, &sent]).output().unwrap();
+            if output.status.success() {
+                return;
+            }
+            let (out, err) =
+                (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(began.elapsed() < QUIET_MAX, "{out}\n{err}\n{}", self.logs());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     /// Waits for a mail about a job.
     pub async fn mail(&self, id: &str) -> String {
         let began = Instant::now();
@@ -256,7 +281,7 @@ impl Client {
         let login = http.post(format!("{url}/v1/login")).basic_auth("ana", Some(PASSWORD)).send().await;
         let login: Value = login.unwrap().error_for_status().unwrap().json().await.unwrap();
         let token = login["token"].as_str().unwrap().to_owned();
-        Self { http, url: Arc::new(RwLock::new(url)), token }
+        Self { http, url: Arc::new(RwLock::new(url)), token, accepted: Arc::default() }
     }
 
     fn url(&self, path: &str) -> String {
@@ -298,7 +323,9 @@ impl Client {
             let told = match request.body(body.clone()).send().await {
                 Ok(answer) if answer.status() == 202 => {
                     let job: Value = answer.json().await.unwrap();
-                    return job["job_id"].as_str().unwrap().to_owned();
+                    let id = job["job_id"].as_str().unwrap().to_owned();
+                    self.accept(pipeline, key, &id);
+                    return id;
                 }
                 Ok(answer) => {
                     let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
@@ -310,6 +337,13 @@ impl Client {
             assert!(began.elapsed() < WAIT_MAX, "{pipeline} {key}: {told}");
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    fn accept(&self, pipeline: &str, key: &str, id: &str) {
+        let upload = serde_json::json!({
+            "what": "upload", "pipeline": pipeline, "key": key, "status": 202, "job_id": id,
+        });
+        self.accepted.lock().unwrap().push(upload);
     }
 
     async fn post(&self, path: &str, key: &str, body: &Value) -> Value {

@@ -14,8 +14,9 @@ MYSQL_ROOT="$CACHE/mysql"
 MYSQL_MIRROR=http://deb.debian.org/debian
 DEBIAN_KEYS=/usr/share/keyrings/debian-archive-keyring.gpg
 
-# Programs of the tests that are no servers: psql, and Python with drivers of PostgreSQL.
-PG_CLIENTS="$CACHE/pg-clients-$(cksum <"$ROOT/tests/wire/requirements.txt" | cut -d' ' -f1)"
+# Programs of the tests that are no servers: psql, and Python with drivers of PostgreSQL, MySQL and Kafka.
+REQUIREMENTS=("$ROOT/tests/wire/requirements.txt" "$ROOT/tests/checker/requirements.txt")
+PG_CLIENTS="$CACHE/clients-$(cat "${REQUIREMENTS[@]}" | cksum | cut -d' ' -f1)"
 
 # Debian keeps mariadbd in a folder that is on root's path only.
 PATH="$PATH:/usr/sbin:/usr/local/sbin"
@@ -175,14 +176,14 @@ smtp_python() {
 
 fetch_pg_clients() {
   if [[ -x $PG_CLIENTS/bin/python ]]; then return; fi
-  say "installing psycopg and SQLAlchemy into $PG_CLIENTS"
+  say "installing drivers of PostgreSQL, MySQL and Kafka for Python into $PG_CLIENTS"
   local part
-  part=$(mktemp -d "$CACHE/pg-clients.XXXXXX")
-  { quietly "$CACHE/pg-clients.log" python3 -m venv "$part" &&
-    quietly "$CACHE/pg-clients.log" "$part/bin/python" -m pip install --no-input --disable-pip-version-check \
-      -r "$ROOT/tests/wire/requirements.txt"; } || {
+  part=$(mktemp -d "$CACHE/clients.XXXXXX")
+  { quietly "$CACHE/clients.log" python3 -m venv "$part" &&
+    quietly "$CACHE/clients.log" "$part/bin/python" -m pip install --no-input --disable-pip-version-check \
+      -r "${REQUIREMENTS[0]}" -r "${REQUIREMENTS[1]}"; } || {
     rm -rf "$part"
-    fail "failed to install psycopg and SQLAlchemy with pip"
+    fail "failed to install the drivers with pip"
   }
   rm -rf "$PG_CLIENTS"
   mv "$part" "$PG_CLIENTS"

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use chrono::SecondsFormat;
 use serde_json_path::JsonPath;
 use sha2::{Digest, Sha256};
-use tidemill_jobs::{JobStore, LandedPage, NewJob, Page, SlotClaim};
+use tidemill_jobs::{JobStore, LandedPage, NewJob, Page, SlotClaim, failpoint};
 use tidemill_pipelines::{Duplicates, Format, HttpSource, Pages, Pipeline, Retry, Slot};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -221,9 +221,11 @@ impl Run {
         if landed.is_empty() && found.is_empty() {
             return Ok(());
         }
+        failpoint!("page::object");
         if !self.jobs().note_pages(&self.claim, landed, found).await? {
             return Err(FetchError::Overtaken);
         }
+        failpoint!("page::landed");
         landed.iter().for_each(|_| self.fetcher.metrics.page(self.name(), "landed"));
         self.progress.send_modify(|progress| progress.note(landed, found));
         Ok(())
@@ -246,6 +248,7 @@ impl Run {
             return if held { Ok(RunEnd::Empty) } else { Err(FetchError::Overtaken) };
         }
         let job = self.jobs().complete_run(&self.claim, job_of(&self.pipeline, &self.claim, &whole)).await?;
+        failpoint!("run::ended");
         job.map(|job| RunEnd::Job(Box::new(job))).ok_or(FetchError::Overtaken)
     }
 

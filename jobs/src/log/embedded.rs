@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, SqlitePool};
+use sqlx::{Connection, Row, SqlitePool};
 use tidemill_pipelines::Retry;
 use tokio::sync::watch;
 
@@ -67,6 +67,8 @@ impl EmbeddedLog {
         let pool = SqlitePoolOptions::new()
             .max_connections(READERS + 1)
             .acquire_timeout(BUSY)
+            // On a full disk SQLite rolls back by itself, and the client believes for ever that a transaction is open.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(options)
             .await
             .map_err(failed("open the file"))?;
@@ -181,6 +183,29 @@ fn failed(action: &'static str) -> impl FnOnce(sqlx::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_log_that_was_full_goes_on_once_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(&folder.path().join("events.db"), 1).await.unwrap();
+        let mut limited = Vec::new();
+        for _ in 0..=READERS {
+            limited.push(log.0.pool.acquire().await.unwrap());
+        }
+        for connection in &mut limited {
+            sqlx::query("PRAGMA max_page_count = 20").execute(&mut **connection).await.unwrap();
+        }
+        drop(limited);
+        let big = vec![b'x'; 200_000];
+        log.publish(Topic::Landed, "job", &big).await.unwrap_err();
+        // Each connection that was in use is replaced by one without the limit.
+        for _ in 0..=READERS {
+            if log.publish(Topic::Landed, "job", &big).await.is_ok() {
+                return;
+            }
+        }
+        log.publish(Topic::Landed, "job", &big).await.unwrap();
+    }
 
     #[test]
     fn keys_spread_over_all_partitions_and_stay_where_they_are() {

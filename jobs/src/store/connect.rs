@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::any::AnyPoolOptions;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::mysql::MySqlDatabaseError;
-use sqlx::{AnyConnection, Executor};
+use sqlx::{AnyConnection, Connection, Executor};
 use tokio::sync::Semaphore;
 use tracing::warn;
 
@@ -48,6 +48,8 @@ impl JobStore {
             .max_connections(limits.connections)
             .acquire_timeout(limits.acquire_timeout)
             .after_connect(move |connection, _| Box::pin(prepare_session(connection, dialect)))
+            // On a full disk SQLite rolls back by itself, and the client believes for ever that a transaction is open.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect(&with_create(url, dialect))
             .await
             .map_err(failed("connect"))?;
@@ -132,5 +134,30 @@ async fn prepare_session(connection: &mut AnyConnection, dialect: Dialect) -> sq
             Ok(_) => Ok(()),
             Err(_) => connection.execute(MARIADB_SESSION).await.map(drop),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fill(store: &JobStore) -> sqlx::Result<()> {
+        let mut transaction = store.pool.begin_with("BEGIN IMMEDIATE").await?;
+        sqlx::query("CREATE TABLE filler (bytes BLOB)").execute(&mut *transaction).await?;
+        for _ in 0..100 {
+            sqlx::query("INSERT INTO filler VALUES (zeroblob(100000))").execute(&mut *transaction).await?;
+        }
+        transaction.commit().await
+    }
+
+    #[tokio::test]
+    async fn a_store_that_was_full_goes_on_once_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let url = format!("sqlite://{}/jobs.db", folder.path().display());
+        let limits = StoreLimits { connections: 1, ..StoreLimits::default() };
+        let store = JobStore::connect(&url, limits).await.unwrap();
+        sqlx::query("PRAGMA max_page_count = 60").execute(&store.pool).await.unwrap();
+        fill(&store).await.unwrap_err();
+        fill(&store).await.unwrap();
     }
 }
