@@ -19,7 +19,7 @@ use tidemill_benches::ROOT;
 use tidemill_benches::figures::Figures;
 use tidemill_benches::file::{FLIGHTS, FLIGHTS_ROWS, unzip};
 use tidemill_pipelines::PipelineSet;
-use tidemill_processor::{Engine, Lookups, ProcessorLimits, plan, run_local};
+use tidemill_processor::{Engine, LocalFile, Lookups, ProcessorLimits, plan, run_local};
 use tidemill_sinks::{Commit, CommitKey, Lake, Sink, Sinks, SqliteSink};
 
 const ROUNDS: usize = 7;
@@ -76,7 +76,8 @@ async fn fill(lake: &Lake) -> Result<u64> {
     let planned = plan(&Engine::new(&limits)?, pipeline, &set, Some(&lookups)).await?;
     let table = planned.tables.first().context("the pipeline writes no table")?;
     let file = Bytes::from(unzip(FLIGHTS)?);
-    let input = futures::stream::once(async { Ok(file) }).boxed();
+    let bytes = futures::stream::once(async { Ok(file) }).boxed();
+    let input = LocalFile { name: "flights.csv".to_owned(), bytes };
     let mut batches = Vec::new();
     let mut keep = |batch| {
         batches.push(batch);

@@ -16,11 +16,11 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 use tempfile::TempDir;
+use tidemill_ingest::{CollectMetrics, Collected, Collector};
 use tidemill_jobs::{
     Committed, Counts, Job, JobId, JobStatus, JobStore, Landed, MemoryLedger, NewJob, Outcome, Settler,
     StoreLimits,
 };
-use tidemill_ingest::{CollectMetrics, Collected, Collector};
 use tidemill_pipelines::{Duplicates, Pipeline, PipelineSet};
 
 const SALES: &str = "
@@ -103,7 +103,8 @@ impl Place {
         }
         let counts = Counts { records_in: 3, records_written: 2, records_rejected: 1, records_filtered: 0 };
         let report = format!("{folder}/report.json");
-        let outcome = Outcome::Success(Committed { counts, report, artifacts: vec!["report.csv".to_owned()] });
+        let outcome =
+            Outcome::Success(Committed { counts, report, artifacts: vec!["report.csv".to_owned()] });
         let settler = Settler::new(self.jobs.clone(), Arc::new(MemoryLedger::default()));
         assert!(settler.finish(&claim, outcome, Vec::new()).await.unwrap());
         self.job(job_id).await

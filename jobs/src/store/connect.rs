@@ -77,8 +77,16 @@ impl JobStore {
     /// On a connection that ends with it: a migration that fails does not give its lock back, and every other process
     /// would wait for that without end.
     async fn migrate_once(&self) -> Result<(), MigrateError> {
-        let mut connection = self.pool.acquire().await?.detach();
-        migrations(self.dialect).run(&mut connection).await
+        let dialect = self.dialect;
+        let alone = AnyPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(self.limits.acquire_timeout)
+            .after_connect(move |connection, _| Box::pin(prepare_session(connection, dialect)))
+            .connect_with((*self.pool.connect_options()).clone())
+            .await?;
+        let done = migrations(dialect).run(&alone).await;
+        alone.close().await;
+        done
     }
 
     /// Reaches the database, for readiness and `tidemill doctor`. A server that takes no writes does not pass.

@@ -183,6 +183,9 @@ async fn finish(history: &History, settler: &Settler, claim: &Claim) -> Result<(
         Some(committed) => committed,
         None => history.tables.commit(job, attempt).map_err(|error| error.to_string())?,
     };
-    settler.finish(claim, Outcome::Success(committed), Vec::new()).await.map_err(|error| error.to_string())?;
+    settler
+        .finish(claim, Outcome::Success(committed), Vec::new())
+        .await
+        .map_err(|error| error.to_string())?;
     Ok(())
 }

@@ -46,7 +46,8 @@ fn first_violation(seeds: u64, guards: Guards) -> Option<(u64, String)> {
 
 #[test]
 fn ten_thousand_histories_break_no_promise() {
-    let seeds = std::env::var("TIDEMILL_MODEL_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
+    let seeds =
+        std::env::var("TIDEMILL_MODEL_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(SEEDS);
     let began = Instant::now();
     assert_eq!(first_violation(seeds, Guards::default()), None);
     println!("{seeds} histories in {:.1} s", began.elapsed().as_secs_f64());
@@ -54,13 +55,17 @@ fn ten_thousand_histories_break_no_promise() {
 }
 
 fn is_found(guards: Guards, words: &str) {
-    let (seed, violation) = first_violation(SEEDS_UNGUARDED, guards).expect("no history shows that the guard is gone");
+    let (seed, violation) =
+        first_violation(SEEDS_UNGUARDED, guards).expect("no history shows that the guard is gone");
     assert!(violation.contains(words), "seed {seed}: {violation}");
 }
 
 #[test]
 fn without_a_look_into_the_ledger_a_history_fails_a_job_whose_rows_are_in() {
-    is_found(Guards { reads_ledger: false, ..Guards::default() }, "has failed, and its rows are in the table");
+    is_found(
+        Guards { reads_ledger: false, ..Guards::default() },
+        "has failed, and its rows are in the table",
+    );
 }
 
 #[test]

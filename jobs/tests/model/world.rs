@@ -10,8 +10,8 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use tempfile::TempDir;
 use tidemill_jobs::{
-    Committed, Counts, Job, JobId, JobStatus, JobStore, Landed, Ledger, MemoryLedger, NewJob, Result, Settler,
-    StoreLimits,
+    Committed, Counts, Job, JobId, JobStatus, JobStore, Landed, Ledger, MemoryLedger, NewJob, Result,
+    Settler, StoreLimits,
 };
 use tidemill_pipelines::Duplicates;
 
@@ -211,8 +211,12 @@ async fn check(history: &History) -> std::result::Result<(), String> {
         match (job.status, &committed) {
             (JobStatus::Success, Some(committed)) if job.counts == committed.counts && times == 1 => {}
             (JobStatus::Failed, None) if times == 0 => all_succeeded = false,
-            (JobStatus::Failed, _) => return Err(format!("job {id} has failed, and its rows are in the table")),
-            (status, _) => return Err(format!("job {id} is {status:?}, its rows are in the table {times} times")),
+            (JobStatus::Failed, _) => {
+                return Err(format!("job {id} has failed, and its rows are in the table"));
+            }
+            (status, _) => {
+                return Err(format!("job {id} is {status:?}, its rows are in the table {times} times"));
+            }
         }
     }
     // Of a content that was sent again only what had failed is done anew, unless a person asked for it.
