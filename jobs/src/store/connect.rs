@@ -76,7 +76,7 @@ impl JobStore {
     /// would wait for that without end.
     async fn migrate_once(&self) -> Result<(), MigrateError> {
         let mut connection = self.pool.acquire().await?.detach();
-        migrations(self.dialect).run(&mut connection).await
+        migrations(self.dialect).run_direct(None, &mut connection, false).await
     }
 
     /// Reaches the database, for readiness and `tidemill doctor`. A server that takes no writes does not pass.
