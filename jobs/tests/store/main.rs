@@ -46,13 +46,14 @@ async fn migrating_again_changes_nothing(db: Database) {
 }
 
 async fn a_migration_that_fails_holds_no_other_process_up(db: Database) {
-    let mark = async |sql: &'static str| sqlx::query(sql).execute(db.store.pool()).await.unwrap();
-    mark("UPDATE tidemill_jobs_migrations SET success = FALSE WHERE version = 1").await;
+    let unfinished = "UPDATE tidemill_jobs_migrations SET success = FALSE WHERE version = 1";
+    sqlx::query(unfinished).execute(db.store.pool()).await.unwrap();
     assert!(matches!(db.store.migrate().await, Err(Error::Migrate(_))), "an unfinished one was passed over");
     let other = db.another_process().await;
     let answered = tokio::time::timeout(Duration::from_secs(30), other.migrate()).await;
     assert!(matches!(answered, Ok(Err(Error::Migrate(_)))), "{answered:?}");
-    mark("UPDATE tidemill_jobs_migrations SET success = TRUE WHERE version = 1").await;
+    let finished = "UPDATE tidemill_jobs_migrations SET success = TRUE WHERE version = 1";
+    sqlx::query(finished).execute(db.store.pool()).await.unwrap();
     other.migrate().await.unwrap();
 }
 
