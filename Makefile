@@ -8,7 +8,11 @@ SERVERS := tests/servers/servers
 DATA ?= target/dev
 LISTEN ?= 127.0.0.1:8080
 
-.PHONY: help build demo dev test test-fast test-kubernetes test-spark servers-up servers-down lint fmt layering deny bench
+# How long `make torture` lasts, and the seed of its plan: another each time unless it is given.
+SECONDS ?= 120
+SEED ?= $(shell date +%s)
+
+.PHONY: help build demo dev test test-fast test-kubernetes test-spark torture servers-up servers-down lint fmt layering deny bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +44,12 @@ test-spark: ## the lake under Apache Spark with two executors; fetches 400 MB, o
 	@# Built as for the other tests: `cargo build` would choose other features of the libraries and build them all again.
 	$(CARGO) test --workspace --locked --no-run --test house
 	@tests/spark/spark $${CARGO_TARGET_DIR:-target}/debug/tidemill
+
+torture: ## a cluster on real servers under kills, cuts, restarts and failpoints, then the checker; SECONDS=… SEED=…; needs root
+	@.ci/toolchain
+	@# Built as for the other tests: that binary has failpoints.
+	$(CARGO) test --workspace --locked --no-run --test house
+	@$(SERVERS) with tests/torture/torture $${CARGO_TARGET_DIR:-target}/debug/tidemill "$(SECONDS)" "$(SEED)"
 
 servers-up: ## the test servers, left running; prints the variables that tests read
 	@$(SERVERS) up

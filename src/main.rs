@@ -42,6 +42,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         tidemill_query::serve_worker(parts::open_objects)?;
         return Ok(ExitCode::SUCCESS);
     }
+    tidemill_jobs::failpoints::watch();
     let sources = Sources::of_process(cli.common.config.clone(), flags(&cli));
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let role = |purpose, name| -> anyhow::Result<Settings> {

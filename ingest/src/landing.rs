@@ -13,7 +13,7 @@ use bytes::{Bytes, BytesMut};
 use futures::{Stream, StreamExt};
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use sha2::{Digest, Sha256};
-use tidemill_jobs::{JobId, JobStore, Landed, NewJob};
+use tidemill_jobs::{JobId, JobStore, Landed, NewJob, failpoint};
 use tidemill_pipelines::Pipeline;
 use tokio::task::JoinSet;
 
@@ -114,7 +114,10 @@ impl Landing {
 
     async fn register(&self, key: &ObjectKey, job: NewJob) -> Result<Landed> {
         let job_id = job.job_id;
-        match self.jobs.land(job).await {
+        failpoint!("landing::object");
+        let landed = self.jobs.land(job).await;
+        failpoint!("landing::commit");
+        match landed {
             Ok(Landed::New(job)) => Ok(Landed::New(job)),
             Ok(Landed::Duplicate(job)) => {
                 self.delete(key).await;
@@ -283,6 +286,6 @@ fn part_written(key: &ObjectKey, joined: PartJoined) -> Result<()> {
     }
 }
 
-pub(crate) fn failed(action: &'static str, key: &ObjectKey, source: object_store::Error) -> Error {
+pub(crate) fn failed(action: &'static str, key: &impl Display, source: object_store::Error) -> Error {
     Error::Objects { action, key: key.to_string(), source }
 }

@@ -146,6 +146,7 @@ impl Settler {
             0 => None, // nobody has claimed it; a claim in between changes the attempt
             attempt => self.ledger.seal(stored.job.job_id, attempt).await?,
         };
+        crate::failpoint!("settle::sealed");
         let Some(settled) = life::settle(stored.job.status, wish, committed.is_some()) else {
             return Ok(None);
         };

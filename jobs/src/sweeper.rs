@@ -84,6 +84,7 @@ impl Sweeper {
 
     async fn one(&self, stored: &Stored, now: DateTime<Utc>, swept: &mut Swept) -> Result<()> {
         let store = self.settler.store();
+        crate::failpoint!("sweep::settle");
         let (left, settled) = match life::sweep(&stored.state, now, store.limits().retries_max) {
             SweepVerdict::Leave => return Ok(()),
             SweepVerdict::PutBack(left) => (left, self.settler.requeue(stored, now).await?),

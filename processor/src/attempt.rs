@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use chrono::Utc;
 use futures::FutureExt;
-use tidemill_jobs::{Claim, Counts, Event, EventKind, Job, LandedData, Outcome, Record};
+use tidemill_jobs::{Claim, Counts, Event, EventKind, Job, LandedData, Outcome, Record, failpoint};
 use tidemill_pipelines::{Pipeline, PipelineName, Retry};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -69,6 +69,7 @@ async fn claim(
     let parts = &shared.parts;
     let claim = parts.jobs.claim(landed.job_id, &current.version, &parts.worker, Utc::now()).await?;
     let Some(claim) = claim else { return Ok(None) };
+    failpoint!("claim::commit");
     let pipeline = match &claim.job.pipeline_version {
         Some(version) if *version != current.version => {
             match older_version(shared, &landed.pipeline, version).await {
@@ -230,6 +231,7 @@ async fn failed(shared: &Shared, job: &Job, claim: &Claim, error: Error, version
 /// Writes the end into the job table as the ledger has it; tried again until both answer or the time limit has
 /// passed. Only an end that was written is counted.
 async fn end(shared: &Shared, claim: &Claim, (outcome, rejects): End) -> Result<()> {
+    failpoint!("job::end");
     let mut pause = RETRY_PAUSE.0;
     loop {
         match shared.settler.finish(claim, outcome.clone(), rejects.clone()).await {

@@ -11,7 +11,8 @@ use arrow::record_batch::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use object_store::ObjectStore;
-use tidemill_jobs::{Committed, JobId};
+use tidemill_jobs::{Committed, JobId, failpoint};
+use tidemill_pipelines::TableName;
 use tidemill_sinks::{Commit, CommitKey, Delivery, RefusedRow, Sink, TablePlan, TableState};
 
 use crate::artifacts::Artifact;
@@ -67,6 +68,7 @@ impl Deliveries {
                 return Err(tidemill_sinks::Error::Shape { table, differences }.into());
             }
         }
+        failpoint!("open::fence");
         Ok(Begun::Deliveries(Self {
             sink: Arc::clone(sink),
             objects: Arc::clone(objects),
@@ -130,7 +132,9 @@ impl Deliveries {
                 let refused = delivery.write(number, batch.clone()).await?;
                 match refused.first() {
                     None => {}
-                    Some(_) if number == 0 => batch = reject(batch, origins, rejects, refused).await?,
+                    Some(_) if number == 0 => {
+                        batch = reject(batch, origins, rejects, refused, &plan.table).await?;
+                    }
                     Some(first) => {
                         let (table, row) = (plan.table.to_string(), self.rows + first.row as u64 + 1);
                         let message = first.message.clone();
@@ -142,6 +146,7 @@ impl Deliveries {
         for file in &mut self.files {
             file.write(&batch).await?;
         }
+        failpoint!("deliver::rows");
         self.rows += batch.num_rows() as u64;
         Ok(())
     }
@@ -149,6 +154,7 @@ impl Deliveries {
     /// Commits all tables with their ledger rows, and gives what the ledger says now: of this attempt, or of a twin of
     /// it that was quicker.
     pub(crate) async fn commit(mut self, summary: &Committed) -> Result<Committed> {
+        failpoint!("deliver::report");
         let delivery = match self.open.take() {
             Some(delivery) => delivery,
             None => begin(&self.sink, &self.tables, &self.key).await?,
@@ -186,11 +192,18 @@ async fn reject(
     origins: &Origins,
     rejects: &Rejects,
     refused: Vec<RefusedRow>,
+    table: &TableName,
 ) -> Result<RecordBatch> {
     let mut kept = vec![true; batch.num_rows()];
+    refused.iter().for_each(|refused| kept[refused.row] = false);
     let mut last = None;
     for RefusedRow { row, message } in refused {
-        kept[row] = false;
+        if origins.record(row).any(|other| kept[other]) {
+            // The others are in the table, and a record is in one place only.
+            let row = origins.output_row(row);
+            let message = format!("{message}; its record made other rows, which the table took");
+            return Err(tidemill_sinks::Error::Row { table: table.to_string(), row, message }.into());
+        }
         let record = origins.of(row);
         if record.is_some() && record == last {
             continue;

@@ -95,3 +95,18 @@ impl Error {
         }
     }
 }
+
+/// The error of a failpoint of test builds: it may pass, as one of a server that is away for a moment.
+#[allow(dead_code, reason = "a build without failpoints never makes it")]
+pub(crate) fn of_failpoint(name: &'static str) -> Error {
+    tracing::warn!(name, "a failpoint was hit");
+    Error::Unavailable { action: "pass a failpoint", message: name.to_owned(), retry: Retry::Later }
+}
+
+/// A place at which a test may have the process abort, wait, or leave the function with an error.
+macro_rules! failpoint {
+    ($name:literal) => {
+        fail::fail_point!($name, |_| Err($crate::error::of_failpoint($name)))
+    };
+}
+pub(crate) use failpoint;

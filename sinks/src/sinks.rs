@@ -157,6 +157,7 @@ impl Delivery for BothDelivery {
                 lake.push(files.prepare().await?);
             }
         }
+        crate::error::failpoint!("lake::files");
         let Self { sinks, key, database, targets } = *self;
         let database = match database {
             Some(database) => database,
@@ -171,6 +172,7 @@ impl Delivery for BothDelivery {
             // Whether it was committed is not known: the files stay, and the next attempt reads the ledger.
             Err(error) => return Err(error),
         };
+        crate::error::failpoint!("lake::commit");
         sinks.complete(&rows).await?;
         if rows.iter().any(|row| row.key.attempt != key.attempt) {
             Self::delete_files(targets).await?;

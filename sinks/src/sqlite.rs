@@ -24,7 +24,7 @@ use futures::stream::BoxStream;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
-use sqlx::{AssertSqlSafe, ConnectOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection};
 use tidemill_pipelines::{Retry, TableName};
 
 use crate::plan::check_plan;
@@ -63,7 +63,11 @@ impl SqliteSink {
             .synchronous(SqliteSynchronous::Full)
             .busy_timeout(lock_wait)
             .disable_statement_logging();
-        let writer = SqlitePoolOptions::new().max_connections(1).acquire_timeout(lock_wait);
+        let writer = SqlitePoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(lock_wait)
+            // On a full disk SQLite rolls back by itself, and the client believes for ever that a transaction is open.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }));
         let writer = writer.connect_with(options.clone()).await;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS_MAX)
@@ -180,7 +184,8 @@ impl Sink for SqliteSink {
     }
 }
 
-/// What an error of SQLite means: 5 busy and 6 locked pass at once, a full pool is other deliveries.
+/// What an error of SQLite means: 5 busy and 6 locked pass at once, a full pool is other deliveries; 10 is a failed read or
+/// write, 13 a full disk, 14 a file that cannot be opened: the operator makes room, and the job goes on.
 pub(crate) fn from_sqlx(action: &'static str, error: sqlx::Error) -> Error {
     let message = error.to_string();
     match error {
@@ -189,11 +194,12 @@ pub(crate) fn from_sqlx(action: &'static str, error: sqlx::Error) -> Error {
             message: "other deliveries hold the file for too long".to_owned(),
             retry: Retry::Now,
         },
-        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed => {
+        sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Io(_) => {
             Error::Unavailable { action, message, retry: Retry::Later }
         }
         _ => match primary_code(&error) {
             Some(5 | 6) => Error::Unavailable { action, message, retry: Retry::Now },
+            Some(10 | 13 | 14) => Error::Unavailable { action, message, retry: Retry::Later },
             _ => Error::Refused { action, message },
         },
     }
@@ -203,4 +209,30 @@ pub(crate) fn from_sqlx(action: &'static str, error: sqlx::Error) -> Error {
 pub(crate) fn primary_code(error: &sqlx::Error) -> Option<i32> {
     let code = error.as_database_error()?.code()?;
     code.parse::<i32>().ok().map(|extended| extended & 0xff)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn fill(sink: &SqliteSink) -> sqlx::Result<()> {
+        let mut transaction = sink.writer.begin_with(BEGIN_WRITE).await?;
+        sqlx::query("CREATE TABLE filler (bytes BLOB)").execute(&mut *transaction).await?;
+        for _ in 0..100 {
+            let more = "INSERT INTO filler VALUES (zeroblob(100000))";
+            sqlx::query(more).execute(&mut *transaction).await?;
+        }
+        transaction.commit().await
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_is_waited_for_and_leaves_no_broken_connection() {
+        let folder = tempfile::tempdir().unwrap();
+        let sink = SqliteSink::open(folder.path().join("a.db")).await.unwrap();
+        sqlx::query("PRAGMA max_page_count = 60").execute(&sink.writer).await.unwrap();
+        let full = from_sqlx("insert the rows", fill(&sink).await.unwrap_err());
+        assert!(matches!(full, Error::Unavailable { retry: Retry::Later, .. }), "{full}");
+        // There is room again: the next connection has no such limit.
+        fill(&sink).await.unwrap();
+    }
 }

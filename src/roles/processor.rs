@@ -46,7 +46,8 @@ pub fn add_processor(
     let Shared { pipelines, jobs, log, objects } = shared;
     let ledger = SinkLedger::new(Arc::clone(&sink), Arc::clone(&objects));
     let settler = Settler::new(jobs.clone(), Arc::new(ledger));
-    let sweeper = Sweeper::new(settler, Sweeper::INTERVAL);
+    let often = Sweeper::INTERVAL.min(parts.settings().processor.lease.get() / 3);
+    let sweeper = Sweeper::new(settler, often);
     let swept = swept_counter()?;
     registry.register(Box::new(swept.clone()))?;
     crew.back(

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, RwLock};
+use std::sync::{Arc, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -13,6 +13,8 @@ use crate::place::{Place, root, variable};
 
 /// Longest wait for a start or a job; a loaded machine is slow, a hang is longer.
 const WAIT_MAX: Duration = Duration::from_secs(180);
+/// Longest wait until nothing is under way: offsets and notices follow the last job soon.
+const QUIET_MAX: Duration = Duration::from_secs(60);
 /// Pause between two looks.
 const PAUSE: Duration = Duration::from_millis(50);
 /// Longest request: the gateway itself gives up on a part after less.
@@ -118,12 +120,19 @@ pub struct Client {
     /// Another after each start of the gateway, which takes a port that is free.
     url: Arc<RwLock<String>>,
     token: String,
+    /// What was answered with 202, as the checker reads it.
+    accepted: Arc<Mutex<Vec<Value>>>,
 }
 
 impl Cluster {
-    /// Two processors and one of each other role, on the pipelines of a folder.
+    /// Two processors and one of each other role, on the pipelines of a folder and MariaDB.
     pub async fn start(pipelines: &Path, processor: &str) -> Self {
-        let place = Place::make().await;
+        Self::start_on("mariadb", pipelines, processor).await
+    }
+
+    /// The same on `mariadb` or `mysql`.
+    pub async fn start_on(database: &str, pipelines: &Path, processor: &str) -> Self {
+        let place = Place::make(database).await;
         let folder = TempDir::new().unwrap();
         let settings = place.settings(pipelines, processor);
         std::fs::write(folder.path().join("tidemill.toml"), settings).unwrap();
@@ -142,6 +151,16 @@ impl Cluster {
     pub fn add_processor(&mut self) {
         let role = spawn(&self.folder, "processor", &mut self.starts);
         self.processors.push(role);
+    }
+
+    /// Waits for a line in the log of the processor that was started last.
+    pub async fn newest_processor_said(&mut self, message: &str) -> Value {
+        self.processors.last_mut().unwrap().said(message).await
+    }
+
+    /// Waits for a line in the log of the gateway.
+    pub async fn gateway_said(&mut self, message: &str) -> Value {
+        self.gateway.said(message).await
     }
 
     /// Kills the gateway and starts it again.
@@ -210,6 +229,27 @@ impl Cluster {
         assert_eq!(found["holds"], true, "{found}");
     }
 
+    /// Has the checker look at databases, objects and offsets, and at what was accepted; all that is under way may end first.
+    pub async fn check(&self) {
+        let (place, sent) = (self.folder.path().join("place.json"), self.folder.path().join("sent.jsonl"));
+        std::fs::write(&place, self.place.for_checker().to_string()).unwrap();
+        let lines: Vec<_> = self.client.accepted.lock().unwrap().iter().map(Value::to_string).collect();
+        std::fs::write(&sent, lines.join("\n")).unwrap();
+        let began = Instant::now();
+        loop {
+            let mut command = Command::new(variable("TIDEMILL_TEST_PYTHON"));
+            command.env("PYTHONDONTWRITEBYTECODE", "1").arg(root("tests/checker/check.py"));
+            let output = command.args([&place, &sent]).output().unwrap();
+            if output.status.success() {
+                return;
+            }
+            let (out, err) =
+                (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+            assert!(began.elapsed() < QUIET_MAX, "{out}\n{err}\n{}", self.logs());
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+
     /// Waits for a mail about a job.
     pub async fn mail(&self, id: &str) -> String {
         let began = Instant::now();
@@ -241,7 +281,7 @@ impl Client {
         let login = http.post(format!("{url}/v1/login")).basic_auth("ana", Some(PASSWORD)).send().await;
         let login: Value = login.unwrap().error_for_status().unwrap().json().await.unwrap();
         let token = login["token"].as_str().unwrap().to_owned();
-        Self { http, url: Arc::new(RwLock::new(url)), token }
+        Self { http, url: Arc::new(RwLock::new(url)), token, accepted: Arc::default() }
     }
 
     fn url(&self, path: &str) -> String {
@@ -257,6 +297,20 @@ impl Client {
         text
     }
 
+    /// Waits until the gateway says that it is ready, or not; gives what it says of its parts.
+    pub async fn becomes(&self, ready: bool) -> Value {
+        let began = Instant::now();
+        loop {
+            let answer = self.http.get(self.url("/readyz")).send().await.unwrap();
+            let (status, told): (_, Value) = (answer.status(), answer.json().await.unwrap());
+            if status.is_success() == ready {
+                return told["parts"].clone();
+            }
+            assert!(began.elapsed() < WAIT_MAX, "still {status}: {told}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// Sends a file as a program should: while the answer is 503 or missing it sends again, with the same key.
     /// Gives the id of the job.
     pub async fn send(&self, pipeline: &str, key: &str, body: Vec<u8>) -> String {
@@ -269,7 +323,9 @@ impl Client {
             let told = match request.body(body.clone()).send().await {
                 Ok(answer) if answer.status() == 202 => {
                     let job: Value = answer.json().await.unwrap();
-                    return job["job_id"].as_str().unwrap().to_owned();
+                    let id = job["job_id"].as_str().unwrap().to_owned();
+                    self.accept(pipeline, key, &id);
+                    return id;
                 }
                 Ok(answer) => {
                     let (status, text) = (answer.status(), answer.text().await.unwrap_or_default());
@@ -281,6 +337,13 @@ impl Client {
             assert!(began.elapsed() < WAIT_MAX, "{pipeline} {key}: {told}");
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    fn accept(&self, pipeline: &str, key: &str, id: &str) {
+        let upload = serde_json::json!({
+            "what": "upload", "pipeline": pipeline, "key": key, "status": 202, "job_id": id,
+        });
+        self.accepted.lock().unwrap().push(upload);
     }
 
     async fn post(&self, path: &str, key: &str, body: &Value) -> Value {
@@ -356,7 +419,7 @@ fn tidemill(folder: &TempDir, arguments: &[&str]) -> String {
 }
 
 /// All mails that the mail server has taken.
-fn mails() -> Vec<String> {
+pub fn mails() -> Vec<String> {
     let folder = variable("TIDEMILL_TEST_SMTP_MAILDIR");
     let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mails = paths.filter(|path| path.extension().is_some_and(|end| end == "eml"));

@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{Row, SqlitePool};
+use sqlx::{Connection, Row, SqlitePool};
 use tidemill_pipelines::Retry;
 use tokio::sync::watch;
 
@@ -29,6 +29,9 @@ use crate::{Error, Result};
 const READERS: u32 = 4;
 /// How long a read may wait for the file.
 const BUSY: Duration = Duration::from_secs(5);
+
+/// The largest payload that it takes: as much as a Kafka client with its own defaults.
+const RECORD_BYTES_MAX: usize = 1_000_000;
 
 const SCHEMA: &str = "\
 CREATE TABLE IF NOT EXISTS records (topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, \
@@ -64,6 +67,8 @@ impl EmbeddedLog {
         let pool = SqlitePoolOptions::new()
             .max_connections(READERS + 1)
             .acquire_timeout(BUSY)
+            // On a full disk SQLite rolls back by itself, and the client believes for ever that a transaction is open.
+            .before_acquire(|connection, _| Box::pin(async move { Ok(!connection.is_in_transaction()) }))
             .connect_with(options)
             .await
             .map_err(failed("open the file"))?;
@@ -95,6 +100,10 @@ impl EventLog for EmbeddedLog {
     }
 
     async fn publish(&self, topic: Topic, key: &str, payload: &[u8]) -> Result<()> {
+        if payload.len() > RECORD_BYTES_MAX {
+            let message = format!("at most {RECORD_BYTES_MAX} bytes are taken");
+            return Err(Error::Record { size_bytes: payload.len(), message });
+        }
         let partition = partition_of(key, self.0.partitions);
         self.0.writer.append(topic, partition, key, payload).await
     }
@@ -174,6 +183,29 @@ fn failed(action: &'static str) -> impl FnOnce(sqlx::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_log_that_was_full_goes_on_once_there_is_room() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = EmbeddedLog::open(&folder.path().join("events.db"), 1).await.unwrap();
+        let mut limited = Vec::new();
+        for _ in 0..=READERS {
+            limited.push(log.0.pool.acquire().await.unwrap());
+        }
+        for connection in &mut limited {
+            sqlx::query("PRAGMA max_page_count = 20").execute(&mut **connection).await.unwrap();
+        }
+        drop(limited);
+        let big = vec![b'x'; 200_000];
+        log.publish(Topic::Landed, "job", &big).await.unwrap_err();
+        // Each connection that was in use is replaced by one without the limit.
+        for _ in 0..=READERS {
+            if log.publish(Topic::Landed, "job", &big).await.is_ok() {
+                return;
+            }
+        }
+        log.publish(Topic::Landed, "job", &big).await.unwrap();
+    }
 
     #[test]
     fn keys_spread_over_all_partitions_and_stay_where_they_are() {

@@ -77,6 +77,7 @@ pub(crate) async fn complete(lake: &Lake, table: &TableName, key: &CommitKey) ->
         let error = match pending::read(lake, table, key).await? {
             Some(files) => match log.commit(&snapshot, key, files).await {
                 Ok(()) => {
+                    crate::error::failpoint!("lake::completed");
                     pending::delete(lake, table, key).await;
                     return Ok(());
                 }

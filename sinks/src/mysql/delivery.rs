@@ -233,8 +233,16 @@ impl MySqlDelivery {
         for entry in commit.entries(&self.key, tables) {
             ledger::write(session, &entry, commit.summary).await?;
         }
+        crate::error::failpoint!("deliver::ledger");
         let rows = ledger::find(session, &self.key).await?;
-        Ok(session.run("commit", "COMMIT").await.map(|()| rows))
+        fail::fail_point!("deliver::commit_sent", |_| Ok(Err(crate::error::of_failpoint(
+            "deliver::commit_sent"
+        ))));
+        let answer = session.run("commit", "COMMIT").await;
+        fail::fail_point!("deliver::commit_answered", |_| Ok(Err(crate::error::of_failpoint(
+            "deliver::commit_answered"
+        ))));
+        Ok(answer.map(|()| rows))
     }
 }
 

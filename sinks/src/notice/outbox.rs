@@ -77,6 +77,8 @@ impl Notifier for FileNotifier {
 async fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::File::create(path).await?;
     file.write_all(bytes).await?;
+    // Only a flush tells of a write that failed: the sync would forget it, and the mail with it.
+    file.flush().await?;
     file.sync_all().await
 }
 
@@ -87,4 +89,15 @@ pub(super) fn misrouted(message: &Message, by: &str) -> NoticeError {
         Message::Post(post) => post.job_id.clone(),
     };
     NoticeError::Message { job_id, message: format!("{by} cannot take messages of this kind") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_full_disk_is_told_and_no_mail_is_called_written() {
+        let told = write_synced(Path::new("/dev/full"), b"a mail").await.unwrap_err();
+        assert_eq!(told.kind(), io::ErrorKind::StorageFull, "{told}");
+    }
 }

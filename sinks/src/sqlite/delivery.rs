@@ -109,6 +109,7 @@ impl SqliteDelivery {
         for entry in commit.entries(&self.key, tables) {
             ledger::write(transaction, &entry, commit.summary).await?;
         }
+        crate::error::failpoint!("deliver::ledger");
         Ok(Finish::Ready(ledger::find(transaction, &self.key).await?))
     }
 
@@ -153,7 +154,7 @@ impl Delivery for SqliteDelivery {
         let mut transaction = self.transaction.take().ok_or_else(failed)?;
         match self.finish(&mut transaction, &commit).await? {
             Finish::Twin(rows) => Ok(rows),
-            Finish::Ready(rows) => match transaction.commit().await {
+            Finish::Ready(rows) => match send_commit(transaction).await {
                 Ok(()) => Ok(rows),
                 Err(error) => self.settle(error).await,
             },
@@ -166,6 +167,19 @@ impl Delivery for SqliteDelivery {
             None => Ok(()),
         }
     }
+}
+
+async fn send_commit(transaction: Transaction<'static, Sqlite>) -> sqlx::Result<()> {
+    fail::fail_point!("deliver::commit_sent", |_| Err(lost("deliver::commit_sent")));
+    let answer = transaction.commit().await;
+    fail::fail_point!("deliver::commit_answered", |_| Err(lost("deliver::commit_answered")));
+    answer
+}
+
+/// An answer that does not come, for failpoints of test builds.
+#[allow(dead_code, reason = "a build without failpoints never makes it")]
+fn lost(name: &'static str) -> sqlx::Error {
+    sqlx::Error::Io(std::io::Error::other(crate::error::of_failpoint(name)))
 }
 
 fn failed() -> Error {
