@@ -223,7 +223,7 @@ pub(crate) struct Unmet {
 /// Which rows do not meet a condition, or are at fault themselves: a batch that fails is halved until they stand alone.
 pub(crate) fn unmet_rows(condition: &dyn PhysicalExpr, batch: &RecordBatch) -> Result<Unmet> {
     let mut found = Unmet::default();
-    let mut todo = vec![0..batch.num_rows()];
+    let mut todo: Vec<_> = std::iter::once(0..batch.num_rows()).collect();
     while let Some(range) = todo.pop() {
         match unmet(condition, &batch.slice(range.start, range.len())) {
             Ok(unmet) => found.unmet.extend(unmet.values().set_indices().map(|row| range.start + row)),

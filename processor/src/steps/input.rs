@@ -144,7 +144,7 @@ impl PartitionStream for View {
 
     fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (columns, rejects) = (Arc::clone(&self.columns), self.rejects.clone());
-        let shown = self.input.read().map(move |batch| Ok(show(&batch?, &columns, rejects.as_ref())?));
+        let shown = self.input.read().map(move |batch| show(&batch?, &columns, rejects.as_ref()));
         Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.columns), shown))
     }
 }

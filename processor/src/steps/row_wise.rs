@@ -70,7 +70,7 @@ impl RowSteps {
     /// What the steps make of a batch, in its order; records at fault become rejects.
     pub(super) async fn run(&self, batch: RecordBatch) -> Result<Vec<RecordBatch>> {
         let mut made = Vec::new();
-        let mut todo = vec![0..batch.num_rows()];
+        let mut todo: Vec<_> = std::iter::once(0..batch.num_rows()).collect();
         while let Some(range) = todo.pop() {
             if self.rejects_max.is_some_and(|most| self.rejects.count() > most) {
                 break;
