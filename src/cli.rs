@@ -163,14 +163,9 @@ landed are not fetched again.
 
 Examples:
   tidemill --data ./tidemill-data fetch sensor_readings
+  tidemill fetch sensor_readings --wait     until its rows are in the table
   tidemill fetch sensor_readings --slot 2026-11-21T10:15:00Z")]
-    Fetch {
-        /// Name of the pipeline
-        pipeline: String,
-        /// The time that the pipeline's texts are filled with, such as 2026-11-21T10:15:00Z [default: now]
-        #[arg(long, value_name = "TIME")]
-        slot: Option<chrono::DateTime<chrono::Utc>>,
-    },
+    Fetch(FetchArgs),
     /// Print the JSON Schema of pipeline files
     Schema,
     /// Serve a made-up API of seeded random readings, to fetch from
@@ -187,6 +182,20 @@ Examples:
     /// Answer statements on stdin and stdout; started by whoever answers queries
     #[command(name = "__query-worker", hide = true)]
     QueryWorker,
+}
+
+/// What is fetched, and how long its job is waited for.
+#[derive(Debug, Args)]
+pub struct FetchArgs {
+    /// Name of the pipeline
+    pub pipeline: String,
+    /// The time that the pipeline's texts are filled with, such as 2026-11-21T10:15:00Z [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub slot: Option<chrono::DateTime<chrono::Utc>>,
+    /// Wait until the job over the pages has ended; fail when it fails, or has not ended after TIME [default: 1h]
+    #[arg(long, value_name = "TIME", num_args = 0..=1, require_equals = true, default_missing_value = "1h",
+        value_parser = mock_api::time)]
+    pub wait: Option<std::time::Duration>,
 }
 
 /// What is asked, and how it is answered.
@@ -361,6 +370,18 @@ records in = written + rejected + filtered. Exit status 1 when they do not add u
     Retry {
         /// Its id
         id: String,
+    },
+    /// Events that the broker refused for good; publish or drop them
+    #[command(after_help = "\
+Nobody hears of such an event. Dropping one of `landed` loses nothing: the job is announced again. One of `finished` tells
+the notifier of the end of its job.")]
+    DeadLetters {
+        /// Publish the event with this id again
+        #[arg(long, value_name = "ID", conflicts_with = "drop")]
+        publish: Option<String>,
+        /// Forget the event with this id
+        #[arg(long, value_name = "ID")]
+        drop: Option<String>,
     },
     /// Fail a job that waits or runs; what it has not committed is dropped
     Cancel {

@@ -2,6 +2,7 @@
 
 mod check;
 mod collect;
+mod dead_letters;
 mod doctor;
 mod fetch;
 mod jobs;
@@ -38,9 +39,7 @@ pub async fn run(command: &Command, sources: &Sources, json: bool) -> Result<Exi
         Command::Test { pipeline } => test_cases::run(&parts(sources)?, pipeline.as_deref(), json).await,
         Command::Run(args) => run_file::run(&parts(sources)?, args, json).await,
         Command::Send(args) => send::run(args, json).await,
-        Command::Fetch { pipeline, slot } => {
-            fetch::run(&standing_parts(sources)?, pipeline, *slot, json).await
-        }
+        Command::Fetch(args) => fetch::run(&standing_parts(sources)?, args, json).await,
         Command::Query(args) => query::run(&standing_parts(sources)?, args, json).await,
         // A client of a gateway: it needs none of the parts.
         Command::Jobs(JobsCommand::Submit(args)) => submit::run(args, json).await,
@@ -86,7 +85,7 @@ fn standing_parts(sources: &Sources) -> Result<Parts> {
 async fn job_store(parts: &Parts) -> Result<JobStore> {
     let jobs = parts.jobs().await?;
     if parts.settings().migrate {
-        jobs.migrate().await?;
+        parts.migrate_jobs(&jobs).await?;
     }
     Ok(jobs)
 }

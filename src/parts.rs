@@ -3,6 +3,7 @@
 //! Each part is the server that the settings name, or the embedded one in the folder `data`. Roles,
 //! commands and `doctor` all get their parts here, so they cannot differ.
 
+mod durable;
 mod ledger;
 mod mail;
 mod objects;
@@ -67,6 +68,19 @@ impl Parts {
         wait::until_answers("the job database", wait, connect, |error| error.retry())
             .await
             .with_context(|| format!("no job database at {}", redacted(&url)))
+    }
+
+    /// Brings the schema of the job database up to date; waits while it takes no writes.
+    pub async fn migrate_jobs(&self, jobs: &JobStore) -> Result<()> {
+        let wait = self.settings.connect_wait.get();
+        Ok(wait::until_answers("the job database", wait, || jobs.migrate(), |error| error.retry()).await?)
+    }
+
+    /// Makes what a sink lacks; waits while its database takes no writes.
+    pub async fn migrate_tables(&self, sink: &Arc<dyn Sink>) -> Result<()> {
+        let wait = self.settings.connect_wait.get();
+        let migrate = || sink.migrate();
+        Ok(wait::until_answers("the database of the tables", wait, migrate, |error| error.retry()).await?)
     }
 
     /// The sinks: the database of the tables, connected, and the lake, where an object store is named.

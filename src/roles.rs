@@ -40,7 +40,7 @@ pub struct Shared {
     pub objects: Arc<dyn ObjectStore>,
 }
 
-/// What every role with jobs begins with, and `dev`.
+/// What every role begins with, and `dev`.
 struct Start {
     parts: Parts,
     crew: Crew,
@@ -56,13 +56,13 @@ impl Start {
         let (mut crew, registry) = (Crew::new()?, Registry::new());
         let (jobs, log, objects) = (parts.jobs().await?, parts.log().await?, parts.objects()?);
         if parts.settings().migrate {
-            jobs.migrate().await?;
+            parts.migrate_jobs(&jobs).await?;
             log.create_topics().await?;
         }
         // Whoever commits jobs publishes their events.
         let relay = Relay::new(jobs.clone(), Arc::clone(&log)).run(crew.stop_back.clone());
         crew.back("relay", endless(relay));
-        add_watch(&mut crew, &parts, &registry, Some(&jobs), &log, groups)?;
+        add_watch(&mut crew, &parts, &registry, &jobs, &log, groups)?;
         Ok(Self { parts, crew, registry, shared: Shared { pipelines, jobs, log, objects } })
     }
 
@@ -70,7 +70,7 @@ impl Start {
     async fn sink(&self) -> Result<Arc<dyn Sink>> {
         let sink = self.parts.sink().await?;
         if self.parts.settings().migrate {
-            sink.migrate().await?;
+            self.parts.migrate_tables(&sink).await?;
         }
         Ok(sink)
     }
@@ -108,11 +108,11 @@ fn add_watch(
     crew: &mut Crew,
     parts: &Parts,
     registry: &Registry,
-    jobs: Option<&JobStore>,
+    jobs: &JobStore,
     log: &Arc<dyn EventLog>,
     groups: Vec<Group>,
 ) -> Result<()> {
-    let watch = QueueWatch::new(registry, jobs.cloned(), Arc::clone(log), groups, &*parts.pipelines()?)?;
+    let watch = QueueWatch::new(registry, jobs.clone(), Arc::clone(log), groups, &*parts.pipelines()?)?;
     let watch = watch.run(parts.settings().telemetry.poll.get(), crew.stop_back.clone());
     crew.back("metrics of the queue", endless(watch));
     Ok(())

@@ -17,7 +17,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::settings::{LogFormat, Telemetry};
 
 pub use queue::{Group, QueueWatch};
-pub use server::{Readiness, serve};
+pub use server::{Readiness, serve, with_causes};
 
 /// Starts logging to stderr for a role; later calls change nothing.
 pub fn start_logging(settings: &Telemetry, role: &'static str) {

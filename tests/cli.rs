@@ -262,7 +262,7 @@ fn doctor_says_which_part_does_not_answer() {
     let folder = TempDir::new().unwrap();
     let pipelines = root("pipelines");
     let (out, _) = expect(0, folder.path(), &["--data", "data", "--pipelines", &pipelines, "doctor"]);
-    assert_eq!(out.matches('✓').count(), 7, "{out}");
+    assert_eq!(out.matches('✓').count(), 8, "{out}");
     // Port 1 of this machine is closed.
     let url = "tables.url=mysql://tidemill:hunter2@127.0.0.1:1/d";
     let arguments =
@@ -270,4 +270,42 @@ fn doctor_says_which_part_does_not_answer() {
     let (out, err) = expect(1, folder.path(), &arguments);
     assert!(out.contains("✗ tables") && out.contains("is the server up"), "{out}");
     assert!(!out.contains("hunter2") && !err.contains("hunter2"), "{out}\n{err}");
+}
+
+#[tokio::test]
+async fn dead_letters_are_told_published_again_and_dropped() {
+    let folder = TempDir::new().unwrap();
+    let run = |status, arguments: &[&str]| {
+        let place = ["--data", "data", "--pipelines", "."];
+        expect(status, folder.path(), &[&place, arguments].concat()).0
+    };
+    std::fs::write(
+        folder.path().join("a.yaml"),
+        "pipeline: a\ncolumns: [{ name: id, type: int64 }]\nsinks: [{ table: { name: a } }]\n",
+    )
+    .unwrap();
+    run(0, &["migrate"]);
+    let url = format!("sqlite://{}", folder.path().join("data/tidemill.db").display());
+    let database = sqlx::SqlitePool::connect(&url).await.unwrap();
+    let insert = "INSERT INTO tidemill_outbox (event_id, topic, job_id, payload, created_at, due_at, dead_at, error) \
+        VALUES ('e1', 'landed', 'j1', '{}', 0, 9223372036854775807, 1, 'too large'), \
+        ('e2', 'finished', 'j2', '{}', 0, 9223372036854775807, 1, 'too large')";
+    sqlx::query(insert).execute(&database).await.unwrap();
+    let told = run(1, &["doctor"]);
+    assert!(told.contains("✗ events") && told.contains("2 events were refused"), "{told}");
+    let listed: Value = serde_json::from_str(&run(0, &["--json", "jobs", "dead-letters"])).unwrap();
+    let first = &listed["dead_letters"][0];
+    assert_eq!(
+        (&first["event_id"], &first["error"], &first["size_bytes"]),
+        (&"e1".into(), &"too large".into(), &2.into())
+    );
+    run(0, &["jobs", "dead-letters", "--publish", "e1"]);
+    run(0, &["jobs", "dead-letters", "--drop", "e2"]);
+    run(1, &["jobs", "dead-letters", "--drop", "e2"]);
+    let left = sqlx::query_as::<_, (String, i64)>(
+        "SELECT event_id, due_at FROM tidemill_outbox WHERE dead_at IS NULL",
+    );
+    let left = left.fetch_all(&database).await.unwrap();
+    assert!(matches!(&left[..], [(id, due)] if id == "e1" && *due < i64::MAX), "{left:?}");
+    run(0, &["doctor"]);
 }

@@ -25,7 +25,7 @@ use futures::TryStreamExt;
 use object_store::local::LocalFileSystem;
 use serde_json::Value;
 use tempfile::TempDir;
-use tidemill_sinks::{Lake, Sink};
+use tidemill_sinks::Lake;
 
 const PASSWORD: &str = "correct horse battery";
 /// Longest wait for a start or a job; a loaded machine is slow, a hang is longer.

@@ -18,11 +18,11 @@ pub struct Database {
 }
 
 impl Database {
-    /// Makes an empty database on the server of `TIDEMILL_TEST_MYSQL_URL`.
+    /// Makes an empty database on the server of `TIDEMILL_TEST_MARIADB_URL`.
     pub async fn make(purpose: &str) -> Result<Self> {
-        let server = variable("TIDEMILL_TEST_MYSQL_URL")?;
+        let server = variable("TIDEMILL_TEST_MARIADB_URL")?;
         let name = format!("bench_{purpose}_{}", std::process::id());
-        let opts = Opts::from_url(&server).context("failed to read TIDEMILL_TEST_MYSQL_URL")?;
+        let opts = Opts::from_url(&server).context("failed to read TIDEMILL_TEST_MARIADB_URL")?;
         let mut conn = Conn::new(opts.clone()).await.context("failed to reach the database server")?;
         conn.query_drop(format!("CREATE DATABASE `{name}`")).await?;
         conn.query_drop(format!("USE `{name}`")).await?;

@@ -43,8 +43,8 @@ impl ReadinessCheck {
         let began = Instant::now();
         let asked = tokio::time::timeout(CHECK_TIMEOUT, (self.ask)()).await;
         let asked = asked.unwrap_or_else(|_| Err(format!("no answer within {CHECK_TIMEOUT:?}")));
-        if let Err(message) = &asked {
-            tracing::warn!(part = self.name, message, "a part is not ready");
+        if let Err(error) = &asked {
+            tracing::warn!(part = self.name, error, "a part is not ready");
         }
         let millis = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
         (self.name.clone(), PartState { ready: asked.is_ok(), answered_in_ms: millis })

@@ -3,10 +3,12 @@
 //! Until the first byte, what goes wrong is a problem; after it, the body breaks off: a JSON answer then lacks its end
 //! with `row_count`, and with all formats the transfer itself is broken. A client that goes away stops its statement.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::body::Body;
-use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -89,6 +91,7 @@ impl From<RowFormat> for Format {
     (status = 200, description = "The rows, streamed; a body that breaks off is no whole answer", content(
         (Value = "application/json"), (String = "text/csv"), (Vec<u8> = "application/vnd.apache.arrow.stream"))),
     (status = 400, description = "The statement is wrong or not allowed; the detail says where"),
+    (status = 408, description = "The body did not come in time"),
     (status = 413, description = "The statement or its parameters are too long"),
     (status = 422, description = "The statement needs more time or memory than it may use"),
     (status = 429, description = "Too many statements of this user at once; `Retry-After` tells the seconds to wait"),
@@ -98,9 +101,9 @@ pub(crate) async fn query(
     State(shared): State<Shared>,
     caller: Caller,
     headers: HeaderMap,
-    body: Result<Json<QueryRequest>, JsonRejection>,
+    request: Request,
 ) -> Result<Response, Problem> {
-    let Json(request) = body.map_err(refused_body)?;
+    let request = body(request, shared.settings.request_timeout).await?;
     let format = request.format.unwrap_or_else(|| RowFormat::accepted(&headers));
     let user = &caller.user;
     let visible = match user.is_admin {
@@ -120,6 +123,17 @@ pub(crate) async fn query(
     let answer = shared.query.run(&statement).await?;
     let rows = answer.into_stream().inspect_err(|error| tracing::warn!(%error, "an answer broke off"));
     Ok(([(CONTENT_TYPE, format.content_type())], Body::from_stream(rows)).into_response())
+}
+
+/// The statement, sent within the time that a request has.
+async fn body(request: Request, limit: Duration) -> Result<QueryRequest, Problem> {
+    match tokio::time::timeout(limit, Json::from_request(request, &())).await {
+        Ok(body) => body.map(|Json(request)| request).map_err(refused_body),
+        Err(_) => {
+            let detail = format!("the body did not come within {} seconds", limit.as_secs());
+            Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "too_slow", detail))
+        }
+    }
 }
 
 fn refused_body(rejection: JsonRejection) -> Problem {

@@ -1,7 +1,11 @@
-//! Users and grants, by the same statements on SQLite and on MySQL or MariaDB.
+//! Users and grants, by the same statements on SQLite, MariaDB and MySQL.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+#[path = "../../tests/servers/databases.rs"]
+mod databases;
+
+use databases::databases;
 use sqlx::{Connection, MySqlConnection};
 use tidemill_gateway::{Grant, Permission, Scope, Users, UsersError};
 use tidemill_jobs::{JobId, JobStore, StoreLimits};
@@ -22,18 +26,19 @@ async fn users_and_grants_on_sqlite() {
 }
 
 #[tokio::test]
-async fn users_and_grants_on_mysql() {
-    let server = std::env::var("TIDEMILL_TEST_MYSQL_URL")
-        .expect("TIDEMILL_TEST_MYSQL_URL is not set; see CONTRIBUTING.md");
-    let database = format!("users_{}", JobId::new()).replace('-', "_");
-    let mut admin = MySqlConnection::connect(&server).await.unwrap();
-    execute(&mut admin, format!("CREATE DATABASE {database}")).await;
-    let jobs = store(&format!("{}/{database}", server.trim_end_matches('/'))).await;
-    users_are_added_changed_and_listed(&Users::new(&jobs)).await;
-    names_are_compared_exactly(&Users::new(&jobs)).await;
-    a_verifier_for_scram_stands_beside_the_hash(&jobs).await;
-    jobs.close().await;
-    execute(&mut admin, format!("DROP DATABASE {database}")).await;
+async fn users_and_grants_on_each_server() {
+    for (server, url) in databases() {
+        eprintln!("on {server}");
+        let database = format!("users_{}", JobId::new()).replace('-', "_");
+        let mut admin = MySqlConnection::connect(&url).await.unwrap();
+        execute(&mut admin, format!("CREATE DATABASE {database}")).await;
+        let jobs = store(&format!("{url}/{database}")).await;
+        users_are_added_changed_and_listed(&Users::new(&jobs)).await;
+        names_are_compared_exactly(&Users::new(&jobs)).await;
+        a_verifier_for_scram_stands_beside_the_hash(&jobs).await;
+        jobs.close().await;
+        execute(&mut admin, format!("DROP DATABASE {database}")).await;
+    }
 }
 
 async fn execute(connection: &mut MySqlConnection, statement: String) {

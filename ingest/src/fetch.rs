@@ -10,7 +10,9 @@ mod error;
 mod hosts;
 mod links;
 mod metrics;
+mod numbered;
 mod page;
+mod records;
 mod run;
 
 use std::collections::BTreeMap;

@@ -1,4 +1,4 @@
-//! Keys of objects: `landing/{pipeline}/{job}/{file}` for what came in,
+//! Keys of objects: `landing/{pipeline}/{job}/{file}` for uploads, `landing/{pipeline}/{run}/{attempt}/{page}` for pages,
 //! `pushed/{pipeline}/{sender}/{id}/{file}` for what senders push before a delayed job takes it,
 //! `jobs/{job}/{attempt}/` for what was made of it: report.json, rejects.csv, and artifacts below `files/`.
 
@@ -31,9 +31,10 @@ impl ObjectKey {
         self.0.rsplit('/').next()
     }
 
-    /// The object of a fetched page; `ending` says its format, as in `json`.
-    pub fn page(pipeline: &PipelineName, run: JobId, number: u64, ending: &str) -> Self {
-        Self(format!("landing/{pipeline}/{run}/page-{number:06}.{ending}"))
+    /// The object of a page that this attempt at a run fetched; `ending` says its format, as in `json`. Each attempt has
+    /// keys of its own, so a fetcher that was overtaken cannot overwrite a page that its successor has landed.
+    pub fn page(pipeline: &PipelineName, run: JobId, attempt: u32, number: u64, ending: &str) -> Self {
+        Self(format!("landing/{pipeline}/{run}/{attempt}/page-{number:06}.{ending}"))
     }
 
     /// Something made of a job by the attempt that ended it: `report.json`, `rejects.csv`, and below `files/`
@@ -48,6 +49,11 @@ impl ObjectKey {
             Some((folder, _)) => Self(format!("{folder}/{name}")),
             None => Self(format!("jobs/{}/{name}", job.job_id)),
         }
+    }
+
+    /// A file of a job in a folder of collected reports.
+    pub(crate) fn collected(folder: &str, job: JobId, file: &str) -> Self {
+        Self(format!("{folder}/{job}/{file}"))
     }
 
     /// The key as text.

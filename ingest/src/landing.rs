@@ -286,6 +286,6 @@ fn part_written(key: &ObjectKey, joined: PartJoined) -> Result<()> {
     }
 }
 
-pub(crate) fn failed(action: &'static str, key: &ObjectKey, source: object_store::Error) -> Error {
+pub(crate) fn failed(action: &'static str, key: &impl Display, source: object_store::Error) -> Error {
     Error::Objects { action, key: key.to_string(), source }
 }

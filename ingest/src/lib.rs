@@ -12,7 +12,7 @@ mod sweep;
 
 use tidemill_pipelines::{Pipeline, Source, UploadSource};
 
-pub use collect::{Collected, Collector};
+pub use collect::{CollectMetrics, Collected, Collector};
 pub use error::{Error, Result};
 pub use fetch::{FetchError, FetchMetrics, Fetcher, FetcherParts, Progress, RunEnd, SENDER};
 pub use keys::ObjectKey;

@@ -2,7 +2,7 @@
 //!
 //! A sender asks for places and gets keys that were made here, `pushed/{pipeline}/{sender}/{id}/{file}`; the id is a
 //! UUID of version 7, so a key tells when it expires. Nobody else's key, and no key of another shape, is taken.
-//! What no job has taken after a day is swept.
+//! What no job has taken after a day is swept; in its last hour no job takes it, as the sweep may have begun.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -26,6 +26,8 @@ use crate::{Error, Result};
 
 /// How long a place may be pushed to: enough for a large file on a slow line to begin, as the URL is checked then.
 pub const PUSH_WITHIN: Duration = Duration::from_secs(15 * 60);
+/// How old an object may be when a job takes it. The sweep deletes it an hour later at the earliest.
+pub(crate) const TAKEN_WITHIN: Duration = Duration::from_secs(23 * 3600);
 /// Objects of one delayed job, and places asked for at once: both are made known in one request.
 pub const PUSHED_MAX: usize = 1_000;
 /// Questions to the object store at once when a delayed job is made.
@@ -130,7 +132,8 @@ impl Landing {
 
     /// Makes a job of objects that are there, each within the limit of the pipeline.
     pub async fn land_pushed(&self, pipeline: &Pipeline, delayed: Delayed) -> Result<Landed> {
-        let found = self.look(&delayed.files).await?;
+        let mut found = self.look(&delayed.files).await?;
+        self.forget_old(&delayed.files, &mut found).await?;
         let limit_bytes = upload_source(pipeline)?.max_size_bytes;
         refuse(&delayed.files, &found, |meta| meta.is_none(), |keys| Error::Missing { keys })?;
         let is_large = |meta: Option<&ObjectMeta>| meta.is_some_and(|meta| meta.size > limit_bytes);
@@ -172,6 +175,22 @@ impl Landing {
         };
         let looks = stream::iter(files.to_vec()).map(look).buffered(HEADS_IN_FLIGHT);
         looks.collect::<Vec<_>>().await.into_iter().collect()
+    }
+
+    /// What is old and was taken by no job counts as gone: the sweep may be deleting it just now.
+    async fn forget_old(&self, files: &[PushedKey], found: &mut [Option<ObjectMeta>]) -> Result<()> {
+        let bound = Utc::now() - TAKEN_WITHIN;
+        let old = files
+            .iter()
+            .zip(found)
+            .filter(|(_, meta)| matches!(meta, Some(meta) if meta.last_modified < bound));
+        let old: Vec<_> = old.map(|(file, meta)| (file.id(), meta)).collect();
+        let ids: Vec<String> = old.iter().map(|(id, _)| id.clone()).collect();
+        let taken = self.jobs.pushed(&ids).await?;
+        for (_, meta) in old.into_iter().filter(|(id, _)| !taken.iter().any(|(taken, _)| taken == id)) {
+            *meta = None;
+        }
+        Ok(())
     }
 }
 

@@ -1,9 +1,10 @@
 //! Sweep: deletes objects that have no job: landed ones, left by a process that died between object and job, and
 //! pushed ones that no job took.
 //!
-//! It promises never to touch an object with a job, nor one younger than the bound. Called on a schedule.
+//! It promises never to touch an object that a job names, nor one of a run under way, nor one younger than the bound.
+//! Called on a schedule.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use tidemill_jobs::{JobId, JobStore};
 
+use crate::push::TAKEN_WITHIN;
 use crate::{Error, PushedKey, Result};
 
 /// Objects deleted in one run at most, so that a run that goes wrong can be seen before all is gone.
@@ -38,16 +40,17 @@ pub struct Swept {
     pub deleted: u64,
 }
 
-/// Deletes objects below `landing/` and `pushed/` that are older than the bound (at least [`OLDER_THAN_MIN`]) and have no job.
+/// Deletes objects below `landing/` and `pushed/` that are older than the bound and have no job. The bound is at least
+/// [`OLDER_THAN_MIN`], and for pushed ones so long that no job can take them any more.
 /// Lists as a stream; stops at [`SWEPT_MAX`] deletions, the next run goes on.
 pub async fn sweep_orphans(
     objects: &Arc<dyn ObjectStore>,
     jobs: &JobStore,
     older_than: Duration,
 ) -> Result<Swept> {
-    let bound = Utc::now() - older_than.max(OLDER_THAN_MIN);
     let mut swept = Swept::default();
-    for folder in [LANDING, PUSHED] {
+    for (folder, least) in [(LANDING, OLDER_THAN_MIN), (PUSHED, TAKEN_WITHIN + OLDER_THAN_MIN)] {
+        let bound = Utc::now() - older_than.max(least);
         let mut listed = objects.list(Some(&Path::from(folder))).try_chunks(CHUNK);
         while let Some(chunk) = listed.next().await {
             let chunk = chunk.map_err(|error| failed("list", folder, error.1))?;
@@ -67,17 +70,29 @@ pub async fn sweep_orphans(
     Ok(swept)
 }
 
-/// Those whose job is not there, or failed before it had objects. A key that is not one of ours is not ours to delete.
+/// Those that belong to nobody. A key that is not one of ours is not ours to delete.
+///
+/// The objects were listed before their owners are looked for, so an owner that is not found then comes no more: an
+/// upload makes its job right after its object, long within the bound; a run is there before its pages, stays under way
+/// until it is a job, in one transaction, and is looked for as both in one statement. A run that fails never has objects.
 async fn orphans(jobs: &JobStore, old: Vec<ObjectMeta>) -> Result<Vec<ObjectMeta>> {
     let old: Vec<_> = old.into_iter().filter_map(|object| Some((job_of(&object)?, object))).collect();
     let ids: Vec<JobId> = old.iter().map(|(job, _)| *job).collect();
-    let mut known = jobs.jobs_with_objects(&ids).await?;
-    // The pages of a run are there before its job, which will have the run's id.
-    known.extend(jobs.runs_under_way(&ids).await?);
-    Ok(old.into_iter().filter(|(job, _)| !known.contains(job)).map(|(_, object)| object).collect())
+    let owners = jobs.owners_of_objects(&ids).await?;
+    let mut named = HashMap::new();
+    for run in jobs.runs_taken_over(&ids).await? {
+        let job = jobs.get(run).await?;
+        named.insert(run, job.map(|job| job.files_to_process.into_iter().collect()).unwrap_or_default());
+    }
+    // Of a run that was taken over, its job names each page once, as one of the attempts landed it.
+    let is_named = |job: &JobId, object: &ObjectMeta| {
+        named.get(job).is_none_or(|keys: &HashSet<String>| keys.contains(object.location.as_ref()))
+    };
+    let belongs = |job: &JobId, object: &ObjectMeta| owners.contains(job) && is_named(job, object);
+    Ok(old.into_iter().filter(|(job, object)| !belongs(job, object)).map(|(_, object)| object).collect())
 }
 
-/// Those that were pushed and that no job took.
+/// Those that were pushed and that no job took. They are older than [`TAKEN_WITHIN`], so no job will.
 async fn untaken(jobs: &JobStore, old: Vec<ObjectMeta>) -> Result<Vec<ObjectMeta>> {
     let id = |object: &ObjectMeta| PushedKey::parse(object.location.as_ref()).map(|key| key.id());
     let old: Vec<_> = old.into_iter().filter_map(|object| Some((id(&object)?, object))).collect();
@@ -86,7 +101,7 @@ async fn untaken(jobs: &JobStore, old: Vec<ObjectMeta>) -> Result<Vec<ObjectMeta
     Ok(old.into_iter().filter(|(id, _)| !taken.contains(id)).map(|(_, object)| object).collect())
 }
 
-/// `landing/{pipeline}/{job}/{file}`.
+/// `landing/{pipeline}/{job}/{file}`, or `landing/{pipeline}/{run}/{attempt}/{page}`.
 fn job_of(object: &ObjectMeta) -> Option<JobId> {
     object.location.as_ref().split('/').nth(2)?.parse().ok()
 }

@@ -1,4 +1,4 @@
-//! Landing and its sweeper on a real job store (SQLite), a folder of objects, and an S3 server:
+//! Landing on a real job store (SQLite), a folder of objects, and an S3 server:
 //! an object and its job, or nothing.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
@@ -8,19 +8,17 @@ mod bucket;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use chrono::Utc;
 use futures::{StreamExt, TryStreamExt, stream};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
-use tidemill_ingest::{Error, Landing, LandingLimits, OLDER_THAN_MIN, Swept, Upload, sweep_orphans};
-use tidemill_jobs::{Job, JobError, JobFilter, JobId, JobStore, Landed, NewJob, SlotAnswer, StoreLimits};
-use tidemill_pipelines::{Blame, Duplicates, Pipeline};
+use tidemill_ingest::{Error, Landing, LandingLimits, Upload};
+use tidemill_jobs::{Job, JobFilter, JobId, JobStore, Landed, StoreLimits};
+use tidemill_pipelines::Pipeline;
 
 const MIB: usize = 1024 * 1024;
 
@@ -171,59 +169,6 @@ async fn an_object_stays_when_nobody_knows_whether_its_job_was_made() {
     let error = place.land(&pipeline("first"), None, body(10).1).await.unwrap_err();
     assert!(matches!(error, Error::Jobs(tidemill_jobs::Error::Database { .. })), "{error}");
     assert_eq!(place.files().len(), 1);
-}
-
-#[tokio::test]
-async fn the_sweeper_deletes_old_objects_without_a_job_and_nothing_else() {
-    let place = Place::local().await;
-    let job = new_job(place.land(&pipeline("first"), None, body(10).1).await);
-    let orphan = format!("landing/sales/{}/a.csv", JobId::new());
-    let young = format!("landing/sales/{}/a.csv", JobId::new());
-    let foreign = "landing/notes/read/me.txt".to_owned();
-    let artifact = format!("jobs/{}/report.json", JobId::new());
-    let claim = place
-        .jobs
-        .claim_slot("fetch:sales", Utc::now(), "ann", Duration::from_secs(60), false)
-        .await
-        .unwrap();
-    let SlotAnswer::Claimed(run) = claim else { panic!("{claim:?}") };
-    let page = format!("landing/sales/{}/page-000000.csv", run.run_id);
-    for key in [&orphan, &young, &foreign, &artifact, &page] {
-        place.objects.put(&Key::from(key.as_str()), Bytes::from_static(b"x").into()).await.unwrap();
-    }
-    let long_ago = SystemTime::now() - OLDER_THAN_MIN - Duration::from_secs(60);
-    for path in place.files().iter().filter(|path| !path.ends_with(&young)) {
-        std::fs::File::options().write(true).open(path).unwrap().set_modified(long_ago).unwrap();
-    }
-    let swept = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO).await.unwrap();
-    assert_eq!(swept, Swept { seen: 5, deleted: 1 });
-    let left = place.files();
-    assert!(!left.iter().any(|path| path.ends_with(&orphan)));
-    for key in [&job.files_to_process[0], &young, &foreign, &artifact, &page] {
-        assert!(left.iter().any(|path| path.ends_with(key)), "{key}");
-    }
-    let again = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO).await.unwrap();
-    assert_eq!(again, Swept { seen: 4, deleted: 0 });
-    // The job of a failed run has no objects and will have none.
-    let error = JobError { code: "x".to_owned(), message: "away".to_owned(), blame: Blame::World };
-    let failed = NewJob {
-        job_id: run.run_id,
-        pipeline: "sales".parse().unwrap(),
-        files: Vec::new(),
-        file_name: None,
-        size_bytes: 0,
-        content_sha256: String::new(),
-        parameters: Default::default(),
-        pushed: Vec::new(),
-        takes_turns: false,
-        last_wins: false,
-        sender: "fetcher".to_owned(),
-        idempotency_key: None,
-        duplicates: Duplicates::Accept,
-    };
-    assert!(place.jobs.fail_run(&run, failed, error).await.unwrap());
-    let last = sweep_orphans(&place.objects, &place.jobs, Duration::ZERO).await.unwrap();
-    assert_eq!(last, Swept { seen: 4, deleted: 1 });
 }
 
 /// A folder of its own in the bucket of the S3 server that `tests/servers` starts.

@@ -1,5 +1,7 @@
 //! What may go wrong with jobs and events.
 
+use sqlx::migrate::MigrateError;
+use sqlx::mysql::MySqlDatabaseError;
 use tidemill_pipelines::{Blame, PipelineName, Retry};
 
 /// Short for results of this crate.
@@ -19,7 +21,7 @@ pub enum Error {
     },
     /// The schema could not be brought up to date.
     #[error("failed to migrate the job database")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    Migrate(#[from] MigrateError),
     /// The broker refused or did not answer.
     #[error("failed to {action} on the event log: {message}")]
     Log {
@@ -29,6 +31,14 @@ pub enum Error {
         message: String,
         /// Whether it may pass.
         retry: Retry,
+    },
+    /// The event log will never take this record, whoever sends it and when: it is too large or malformed.
+    #[error("the event log refuses a record of {size_bytes} bytes for good: {message}")]
+    Record {
+        /// How large its payload is.
+        size_bytes: usize,
+        /// What the broker or its client said.
+        message: String,
     },
     /// The ledger could not be asked, so nobody may say how the job ends.
     #[error("failed to read the ledger: {message}")]
@@ -95,7 +105,8 @@ impl Error {
     pub fn blame(&self) -> Blame {
         match self {
             Error::Database { .. } | Error::Log { .. } | Error::Ledger { .. } => Blame::World,
-            Error::Migrate(_) | Error::Malformed { .. } => Blame::Operator,
+            Error::Migrate(error) if may_pass(error) => Blame::World,
+            Error::Migrate(_) | Error::Malformed { .. } | Error::Record { .. } => Blame::Operator,
             Error::IdempotencyConflict { .. }
             | Error::ObjectTaken { .. }
             | Error::TooLong { .. }
@@ -108,8 +119,25 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Error::Database { .. } => Retry::Later,
+            Error::Migrate(error) if may_pass(error) => Retry::Later,
             Error::Log { retry, .. } | Error::Ledger { retry, .. } => *retry,
             _ => Retry::Never,
         }
+    }
+}
+
+/// Whether what stopped a migration passes by itself: the server went away, or takes no writes until a failover.
+fn may_pass(error: &MigrateError) -> bool {
+    // The server's read-only settings, as MySQL and MariaDB number them.
+    const READ_ONLY: [u16; 2] = [1290, 1836];
+    let (MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _)) = error else {
+        return false;
+    };
+    match source {
+        sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(error) => error
+            .try_downcast_ref::<MySqlDatabaseError>()
+            .is_some_and(|error| READ_ONLY.contains(&error.number())),
+        _ => false,
     }
 }

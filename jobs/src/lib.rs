@@ -27,7 +27,8 @@ pub use pushed::{Fingerprint, PUSHED_PREFIX};
 pub use relay::Relay;
 pub use settle::Settler;
 pub use store::{
-    Claim, Collection, FailedPage, JobFilter, JobPage, JobStore, Landed, LandedPage, NewJob, Outcome,
-    OwnJobs, Page, QueueStats, SlotAnswer, SlotClaim, StoreLimits, Weight, Work,
+    Claim, Collection, DeadLetter, DueNotice, FailedPage, JobFilter, JobPage, JobStore, Landed, LandedPage,
+    NewJob, NewNotice, NoticeClaim, NoticeEnd, NoticeStats, Outcome, OwnJobs, Page, QueueStats, SlotAnswer,
+    SlotClaim, StoreLimits, Weight, Work,
 };
 pub use sweeper::{Sweeper, Swept};

@@ -68,7 +68,8 @@ pub struct PartitionLag {
 pub trait EventLog: Send + Sync {
     /// Makes the topics that are missing, with the partitions of the settings. Safe to repeat.
     async fn create_topics(&self) -> Result<()>;
-    /// Appends one record; durable once it returns.
+    /// Appends one record; durable once it returns. [`crate::Error::Record`] says that this record can never be taken;
+    /// after any other error it may be published again.
     async fn publish(&self, topic: Topic, key: &str, payload: &[u8]) -> Result<()>;
     /// Joins a group; the records of the partitions it is given come out of the subscription.
     async fn subscribe(&self, topic: Topic, group: &str) -> Result<Box<dyn Subscription>>;

@@ -2,7 +2,8 @@
 //!
 //! Events of its own process are handed over by the store at the commit; a poll finds all others. An event is
 //! deleted only after the log has it, so it may be published twice and is never lost. Several relays may
-//! run at once, in as many processes. Run by every role that writes jobs.
+//! run at once, in as many processes. An event that the log refuses for good is parked as a dead letter and holds up no
+//! other. Run by every role that knows the job store.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -15,7 +16,7 @@ use tracing::warn;
 use uuid::Uuid;
 
 use crate::store::OutboxRow;
-use crate::{EventLog, JobStore, Result};
+use crate::{Error, EventLog, JobStore, Result};
 
 /// Events in one round, and events that wait in memory; more wait in the table.
 const BATCH: usize = 256;
@@ -83,23 +84,33 @@ impl Relay {
 
     /// Publishes a batch and deletes what the log took, also when it did not take all.
     async fn publish(&self, batch: Vec<OutboxRow>) -> Result<()> {
-        let send = |row: OutboxRow| async move {
-            crate::failpoint!("outbox::publish");
-            let sent = self.log.publish(row.topic, &row.job_id, row.payload.as_bytes()).await;
-            sent.map(|()| row.event_id)
-        };
+        crate::failpoint!("outbox::publish");
         let mut sent = Vec::with_capacity(batch.len());
-        let mut failed = Ok(());
-        let mut outcomes = stream::iter(batch).map(send).buffered(IN_FLIGHT);
-        while let Some(outcome) = outcomes.next().await {
+        let (mut refused, mut failed) = (Vec::new(), Ok(()));
+        let mut outcomes = stream::iter(batch).map(|row| self.send(row)).buffered(IN_FLIGHT);
+        while let Some((row, outcome)) = outcomes.next().await {
             match outcome {
-                Ok(event_id) => sent.push(event_id),
+                Ok(()) => sent.push(row.event_id),
+                Err(Error::Record { .. }) => refused.push(row),
                 Err(error) => failed = Err(error),
+            }
+        }
+        // Once more, each alone: on the wire it may have been refused because of one that travelled with it.
+        for row in refused {
+            match self.send(row).await {
+                (row, Ok(())) => sent.push(row.event_id),
+                (row, Err(error @ Error::Record { .. })) => self.store.park_event(&row, &error).await?,
+                (_, Err(error)) => failed = Err(error),
             }
         }
         crate::failpoint!("outbox::mark");
         self.store.events_sent(&sent).await?;
         failed
+    }
+
+    async fn send(&self, row: OutboxRow) -> (OutboxRow, Result<()>) {
+        let sent = self.log.publish(row.topic, &row.job_id, row.payload.as_bytes()).await;
+        (row, sent)
     }
 
     /// Waits before the next try and gives the events up, so that whoever reaches the log takes them.

@@ -9,6 +9,7 @@ mod collections;
 mod connect;
 mod land;
 mod left;
+mod notices;
 mod outbox;
 mod pages;
 mod pipelines;
@@ -31,6 +32,8 @@ use tokio::sync::Semaphore;
 use crate::{Committed, Counts, Job, JobError, JobId, JobStatus};
 pub(crate) use change::not_allowed;
 pub use collections::Collection;
+pub use notices::{DueNotice, NewNotice, NoticeClaim, NoticeEnd, NoticeStats};
+pub use outbox::DeadLetter;
 pub(crate) use outbox::{Handover, OutboxRow};
 pub use pages::{FailedPage, LandedPage, Page};
 pub(crate) use rows::Stored;
@@ -218,4 +221,6 @@ pub struct QueueStats {
     pub oldest_queued_age_seconds: f64,
     /// Events that are committed and not yet published, with those that wait for their time.
     pub outbox_length: u64,
+    /// Events that the log refused for good.
+    pub dead_letters: u64,
 }

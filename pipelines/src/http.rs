@@ -98,6 +98,8 @@ pub enum Pages {
         parameter: String,
         /// The number of the first page; default 1.
         first: u64,
+        /// What each next number is larger by; default 1. The records of a page where the parameter counts records.
+        step: u64,
         /// Where the records stand in a JSON page, to see whether there are any; `None`: the whole answer.
         records: Option<JsonPath>,
     },

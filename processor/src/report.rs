@@ -111,7 +111,7 @@ impl Report {
     }
 
     /// Reads the report of this key.
-    pub(crate) async fn read_from(objects: &Arc<dyn ObjectStore>, key: String) -> Result<Self> {
+    pub async fn read_from(objects: &Arc<dyn ObjectStore>, key: String) -> Result<Self> {
         let failed = |source| Error::Objects { action: "read", key: key.clone(), source };
         let bytes =
             objects.get(&Path::from(key.as_str())).await.map_err(failed)?.bytes().await.map_err(failed)?;

@@ -94,10 +94,9 @@ impl Shared {
 
 /// Serves until `shutdown`; then drains.
 pub async fn serve(parts: ProcessorParts, shutdown: CancellationToken) -> Result<()> {
-    parts.sink.migrate().await?;
     sweep_workplaces(&parts.limits).await;
-    for pipeline in parts.pipelines.iter() {
-        parts.jobs.save_pipeline(&pipeline.name, &pipeline.version, &pipeline.text).await?;
+    if shutdown.run_until_cancelled(prepare(&parts)).await.transpose()?.is_none() {
+        return Ok(());
     }
     let engine = Engine::new(&parts.limits)?;
     let mut subscription = parts.log.subscribe(Topic::Landed, GROUP).await?;
@@ -116,6 +115,29 @@ pub async fn serve(parts: ProcessorParts, shutdown: CancellationToken) -> Result
     consume(&shared, subscription.as_mut(), &mut running, &shutdown).await;
     drain(&shared, subscription.as_mut(), &mut running).await;
     subscription.close().await?;
+    Ok(())
+}
+
+/// Makes the ledger and notes the pipelines; waits as long as a database is away or takes no writes.
+async fn prepare(parts: &ProcessorParts) -> Result<()> {
+    let mut pause = RETRY_PAUSE.0;
+    loop {
+        match try_prepare(parts).await {
+            Err(error) if error.retry() != Retry::Never => {
+                warn!(error = &error as &dyn std::error::Error, "waiting for the databases");
+            }
+            done => return done,
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(RETRY_PAUSE.1);
+    }
+}
+
+async fn try_prepare(parts: &ProcessorParts) -> Result<()> {
+    parts.sink.migrate().await?;
+    for pipeline in parts.pipelines.iter() {
+        parts.jobs.save_pipeline(&pipeline.name, &pipeline.version, &pipeline.text).await?;
+    }
     Ok(())
 }
 

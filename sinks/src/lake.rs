@@ -23,7 +23,7 @@ use deltalake_core::DeltaTable;
 use futures::stream::BoxStream;
 use object_store::ObjectStore;
 use object_store::path::Path;
-use tidemill_pipelines::TableName;
+use tidemill_pipelines::{ColumnName, TableName};
 
 use crate::builder::missing;
 use crate::{CommitKey, Error, LedgerRow, Result, Selection, TablePlan, TableState};
@@ -170,6 +170,16 @@ impl Lake {
     /// Streams a part of a table at a consistent snapshot.
     pub async fn select(&self, selection: &Selection) -> Result<BoxStream<'static, Result<RecordBatch>>> {
         scan::select(self.log(&selection.table)?, selection).await
+    }
+
+    /// Streams these columns of a whole table.
+    pub async fn scan(
+        &self,
+        table: &TableName,
+        columns: &[ColumnName],
+    ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+        let (table, columns) = (table.clone(), columns.to_vec());
+        self.select(&Selection { table, columns, filters: Vec::new(), limit: None }).await
     }
 
     /// Reaches the object store.

@@ -121,6 +121,6 @@ impl Sink for MySqlSink {
     }
 
     async fn ping(&self) -> Result<()> {
-        self.database.session().await?.run("ping", "DO 0").await
+        self.database.session().await?.ping().await
     }
 }

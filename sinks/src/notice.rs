@@ -21,7 +21,8 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tidemill_pipelines::{Notice, NoticeOn, Retry};
+use serde::{Deserialize, Serialize};
+use tidemill_pipelines::{Notice, NoticeOn, NoticeTarget, Retry};
 
 pub use address::{Allow, GuardedResolver, NotAllowed};
 pub use error::NoticeError;
@@ -53,8 +54,8 @@ pub struct Notifiers {
 }
 
 /// What became of the messages of one notice so far: kept by the caller between tries, so that a message
-/// that was taken, or refused for good, is not sent again.
-#[derive(Debug, Default)]
+/// that was taken, or refused for good, is not sent again. As large as the list of recipients.
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Progress {
     settled: BTreeSet<String>,
     refused: Option<NoticeError>,
@@ -72,6 +73,26 @@ pub fn applies(on: NoticeOn, status: Ending) -> bool {
     match status {
         Ending::Success => on.success,
         Ending::Failed => on.failed,
+    }
+}
+
+/// The kinds of notices.
+pub const KINDS: [&str; 2] = ["email", "webhook"];
+
+/// The kind of a notice, for rows and metrics: one of [`KINDS`].
+pub fn kind(notice: &Notice) -> &'static str {
+    match notice.target {
+        NoticeTarget::Email { .. } => "email",
+        NoticeTarget::Webhook { .. } => "webhook",
+    }
+}
+
+/// Who has to take a notice: `mail`, for all mail goes to one server, or scheme, host and port of a webhook. It holds no
+/// secret.
+pub fn receiver(notice: &Notice) -> String {
+    match &notice.target {
+        NoticeTarget::Email { .. } => "mail".to_owned(),
+        NoticeTarget::Webhook { url, .. } => webhook::receiver(url),
     }
 }
 

@@ -63,7 +63,8 @@ pub struct MockApiArgs {
     pub api_key: Option<String>,
 }
 
-fn time(text: &str) -> Result<Duration, String> {
+/// A time with its unit.
+pub(super) fn time(text: &str) -> Result<Duration, String> {
     Span::parse(text).map(Span::get).ok_or_else(|| format!("`{text}` is no time with a unit, such as 100ms"))
 }
 

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use chrono::{TimeDelta, Utc};
-use tidemill_ingest::Collector;
+use tidemill_ingest::{CollectMetrics, Collected, Collector};
 
-use super::{job_store, pipeline, pipelines, print_json, print_text};
+use super::{job_store, pipeline, pipelines, print_json, print_text, status};
 use crate::parts::Parts;
 
 /// Looks beyond the leases of collections: a person does not wait for one, and copying twice does no harm.
@@ -17,18 +17,36 @@ const LEASES: TimeDelta = TimeDelta::minutes(5);
 pub async fn run(parts: &Parts, name: &str, json: bool) -> Result<ExitCode> {
     let set = pipelines(parts)?;
     let pipeline = pipeline(&set, name)?;
-    let collector = Collector::new(parts.objects()?, job_store(parts).await?, Arc::clone(&set));
-    let mut collected = collector.take_up(Utc::now() + LEASES).await?;
+    let metrics = CollectMetrics::new(&prometheus::Registry::new())?;
+    let collector = Collector::new(parts.objects()?, job_store(parts).await?, Arc::clone(&set), metrics);
+    let mut all = collector.take_up(Utc::now() + LEASES).await;
     // Slots are whole seconds: the next one, so that what succeeded in this one is not left behind.
-    collected.extend(collector.collect(pipeline, Utc::now() + TimeDelta::seconds(1)).await?);
+    all.extend(collector.collect(pipeline, Utc::now() + TimeDelta::seconds(1)).await.transpose());
+    let (mut collected, mut well) = (Vec::new(), true);
+    for done in all {
+        match done {
+            Ok(done) => collected.push(done),
+            Err(error) => {
+                well = false;
+                eprintln!(
+                    "failed to collect; the fetcher and the next `tidemill collect` try again: {:#}",
+                    anyhow::Error::new(error)
+                );
+            }
+        }
+    }
     if json {
-        return print_json(&serde_json::json!({ "collected": collected }));
+        print_json(&serde_json::json!({ "collected": collected }))?;
+        return Ok(status(well));
     }
-    for done in &collected {
-        print_text(&format!("{} reports in {}", done.jobs, done.folder));
+    for Collected { folder, jobs, missing } in &collected {
+        print_text(&format!("{jobs} reports in {folder}"));
+        if *missing > 0 {
+            print_text(&format!("  {missing} files were deleted before; {folder}/manifest.json names them"));
+        }
     }
-    if collected.is_empty() {
+    if collected.is_empty() && well {
         print_text(&format!("nothing to collect: no job of `{name}` succeeded since the last time"));
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(status(well))
 }

@@ -41,6 +41,7 @@ pub async fn run(parts: &Parts, json: bool) -> Result<ExitCode> {
         ),
         look("programs", "PATH of this machine".to_owned(), PROGRAMS, Box::pin(programs(parts))),
         look("job database", parts.database_place(), DATABASE, Box::pin(database(parts))),
+        look("events", parts.database_place(), EVENTS, Box::pin(events(parts))),
         look("tables", parts.tables_place(), TABLES, Box::pin(tables(parts))),
         look("objects", parts.objects_place(), OBJECTS, Box::pin(objects(parts))),
         look("broker", parts.broker_place(), BROKER, Box::pin(broker(parts))),
@@ -59,6 +60,7 @@ pub async fn run(parts: &Parts, json: bool) -> Result<ExitCode> {
 const PIPELINES: &str = "run `tidemill check`, it tells every problem with its line";
 const PROGRAMS: &str = "an image gets Debian packages by `docker build --build-arg PROGRAMS=\"…\"`";
 const DATABASE: &str = "is the server up, and are host, user, password and database of database.url right?";
+const EVENTS: &str = "see `tidemill jobs dead-letters`: publish each again, or drop it";
 const TABLES: &str = "is the server up, and are host, user, password and database of tables.url right?";
 const OBJECTS: &str = "does the bucket of objects.url exist, and may the keys put, get and delete in it?";
 const BROKER: &str = "is Kafka up at broker.servers, and does broker.client say how to log in?";
@@ -103,6 +105,14 @@ async fn programs(parts: &Parts) -> Result<()> {
 
 async fn database(parts: &Parts) -> Result<()> {
     Ok(parts.jobs().await?.ping().await?)
+}
+
+/// Dead letters. A job database that does not answer, or has no tables yet, is told by its own part.
+async fn events(parts: &Parts) -> Result<()> {
+    let Ok(jobs) = parts.jobs().await else { return Ok(()) };
+    let dead = jobs.dead_letters(1_000).await.unwrap_or_default().len();
+    ensure!(dead == 0, "{dead} events were refused by the broker for good: nobody hears of them");
+    Ok(())
 }
 
 async fn tables(parts: &Parts) -> Result<()> {

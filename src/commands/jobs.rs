@@ -15,7 +15,7 @@ use tidemill_processor::Verification;
 use tokio::io::AsyncWriteExt;
 
 use super::tables::table;
-use super::{job_store, pipeline, pipelines, print_json, print_text, status, submit};
+use super::{dead_letters, job_store, pipeline, pipelines, print_json, print_text, status, submit};
 use crate::cli::{JobsCommand, Status};
 use crate::parts::Parts;
 
@@ -39,6 +39,9 @@ pub async fn run(parts: &Parts, command: &JobsCommand, json: bool) -> Result<Exi
         JobsCommand::Submit(args) => submit::run(args, json).await,
         JobsCommand::Verify { id } => verify(parts, id, json).await,
         JobsCommand::Rejects { id } => rejects(parts, id).await,
+        JobsCommand::DeadLetters { publish, drop } => {
+            dead_letters::run(&job_store(parts).await?, publish.as_deref(), drop.as_deref(), json).await
+        }
         JobsCommand::Retry { id } => {
             let job = parts.settler(&job_store(parts).await?).retry(job_id(id)?).await?;
             show(&job.with_context(|| format!("there is no job {id}"))?, json)

@@ -10,8 +10,8 @@ use crate::parts::Parts;
 
 /// Migrates every part that the settings name.
 pub async fn run(parts: &Parts, json: bool) -> Result<ExitCode> {
-    parts.jobs().await?.migrate().await?;
-    parts.sink().await?.migrate().await?;
+    parts.migrate_jobs(&parts.jobs().await?).await?;
+    parts.migrate_tables(&parts.sink().await?).await?;
     parts.log().await?.create_topics().await?;
     let places = [
         ("job database", parts.database_place()),

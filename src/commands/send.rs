@@ -11,7 +11,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::{Body, Client, RequestBuilder, Response};
 use serde::Deserialize;
 use serde_json::Value;
-use tidemill_jobs::{Job, JobStatus};
+use tidemill_jobs::{Job, JobError, JobStatus};
 use tokio_util::io::ReaderStream;
 
 use super::tables::table;
@@ -141,7 +141,6 @@ impl Gateway {
 
     /// The report in words, with the first rejects.
     pub(super) async fn describe(&self, job: &Job, rejects: usize) -> Result<String> {
-        let counts = job.counts;
         let mut text = format!(
             "{} → {}: {}  (job {})\n",
             job.file_name.as_deref().unwrap_or("upload"),
@@ -149,26 +148,12 @@ impl Gateway {
             job.status.as_str(),
             job.job_id,
         );
-        // A pipeline of files has no records.
-        if counts.records_in > 0 || job.artifacts.is_empty() {
-            let (written, refused) = (counts.records_written, counts.records_rejected);
-            let (all, filtered) = (counts.records_in, counts.records_filtered);
-            text += &format!(
-                "  {all} records in = {written} written + {refused} refused + {filtered} filtered\n"
-            );
-        }
+        text += &counted(job);
         for name in &job.artifacts {
             text += &format!("  made {name}: GET {}/v1/jobs/{}/files/{name}\n", self.url, job.job_id);
         }
-        if let Some(error) = &job.error {
-            text += &format!(
-                "  {} ({}, to be mended by the {})\n",
-                error.message,
-                error.code,
-                error.blame.as_str()
-            );
-        }
-        if counts.records_rejected > 0 && rejects > 0 {
+        text += &blamed(job);
+        if job.counts.records_rejected > 0 && rejects > 0 {
             text += &self.first_rejects(job, rejects).await?;
         }
         Ok(text)
@@ -199,6 +184,26 @@ impl Gateway {
             job.counts.records_rejected, self.url
         ))
     }
+}
+
+/// What became of the records of a job, as a line.
+pub(super) fn counted(job: &Job) -> String {
+    let counts = job.counts;
+    // A pipeline of files has no records.
+    if counts.records_in == 0 && !job.artifacts.is_empty() {
+        return String::new();
+    }
+    let (written, refused) = (counts.records_written, counts.records_rejected);
+    let (all, filtered) = (counts.records_in, counts.records_filtered);
+    format!("  {all} records in = {written} written + {refused} refused + {filtered} filtered\n")
+}
+
+/// Why a job failed and who can mend it, as a line; nothing for one that succeeded.
+pub(super) fn blamed(job: &Job) -> String {
+    let line = |error: &JobError| {
+        format!("  {} ({}, to be mended by the {})\n", error.message, error.code, error.blame.as_str())
+    };
+    job.error.as_ref().map(line).unwrap_or_default()
 }
 
 #[derive(Deserialize)]

@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use object_store::aws::{AmazonS3, AmazonS3Builder};
-use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
 use object_store::prefix::PrefixStore;
 use object_store::signer::Signer;
 use object_store::{BackoffConfig, ClientOptions, ObjectStore, RetryConfig};
 use reqwest::{Method, Url};
 
+use super::durable::DurableFolder;
 use crate::settings::{Objects, Secret};
 
 /// Longest wait for a connection; a store that is there answers in milliseconds.
@@ -71,7 +71,7 @@ impl Signer for PrefixSigner {
 pub fn folder(path: &Path) -> Result<Arc<dyn ObjectStore>> {
     let failed = || format!("failed to open object folder `{}`", path.display());
     std::fs::create_dir_all(path).with_context(failed)?;
-    Ok(Arc::new(LocalFileSystem::new_with_prefix(path).with_context(failed)?))
+    Ok(Arc::new(DurableFolder::open(path).with_context(failed)?))
 }
 
 /// The settings with their secrets, for the pipe to a process of this program.

@@ -60,7 +60,7 @@ pub async fn run(mut settings: Settings) -> Result<()> {
     let ledger = SinkLedger::new(Arc::clone(&sink), Arc::clone(&shared.objects));
     let settler = Settler::new(shared.jobs.clone(), Arc::new(ledger));
     add_processor(&mut crew, &parts, &registry, shared.clone(), sink, worker)?;
-    add_notifier(&mut crew, &parts, &registry, Arc::clone(&pipelines), Arc::clone(&shared.log))?;
+    add_notifier(&mut crew, &parts, &registry, shared.clone())?;
     let workers = parts.workers()?;
     workers.warm_up().await?;
     add_wire(&mut crew, &parts, wire, &shared, workers.clone())?;

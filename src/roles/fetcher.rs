@@ -12,7 +12,7 @@ use anyhow::Result;
 use async_trait::async_trait;
 use chrono::Utc;
 use prometheus::Registry;
-use tidemill_ingest::{Collector, FetchError, FetchMetrics, Fetcher, Progress};
+use tidemill_ingest::{CollectMetrics, Collector, FetchError, FetchMetrics, Fetcher, Progress};
 use tidemill_jobs::{JobStore, SlotClaim};
 use tidemill_pipelines::{HttpSource, Pipeline, Source};
 use tokio::sync::{Semaphore, watch};
@@ -46,8 +46,12 @@ pub async fn run(settings: Settings) -> Result<()> {
 /// Adds what is due to a crew: a task for each timetable.
 pub fn add_fetcher(crew: &mut Crew, parts: &Parts, registry: &Registry, shared: Shared) -> Result<()> {
     let timetables = timetables(parts, registry, &shared)?;
-    let collector =
-        Collector::new(Arc::clone(&shared.objects), shared.jobs.clone(), Arc::clone(&shared.pipelines));
+    let collector = Collector::new(
+        Arc::clone(&shared.objects),
+        shared.jobs.clone(),
+        Arc::clone(&shared.pipelines),
+        CollectMetrics::new(registry)?,
+    );
     crew.back("collector", endless(collector.run(crew.stop_back.clone())));
     let fetcher = &parts.settings().fetcher;
     let clockwork = Clockwork {

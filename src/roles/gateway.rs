@@ -17,6 +17,7 @@ use super::{NOTIFIERS, PROCESSORS, Shared, Start, listen};
 use crate::crew::Crew;
 use crate::parts::Parts;
 use crate::settings::Settings;
+use crate::telemetry::with_causes;
 
 /// Runs until told to stop.
 pub async fn run(settings: Settings) -> Result<()> {
@@ -76,15 +77,15 @@ fn readiness(
     vec![
         ReadinessCheck::new("database", move || {
             let jobs = jobs.clone();
-            async move { jobs.ping().await.map_err(|error| error.to_string()) }
+            async move { jobs.ping().await.map_err(with_causes) }
         }),
         ReadinessCheck::new("broker", move || {
             let log = Arc::clone(&log);
-            async move { log.ping().await.map_err(|error| error.to_string()) }
+            async move { log.ping().await.map_err(with_causes) }
         }),
         ReadinessCheck::new("objects", move || {
             let objects = Arc::clone(&objects);
-            async move { reach(&objects).await.map_err(|error| error.to_string()) }
+            async move { reach(&objects).await.map_err(with_causes) }
         }),
     ]
 }

@@ -1,137 +1,130 @@
 //! The role `notifier`: hears of finished jobs and tells people and programs.
 //!
-//! An event is acked once every message of it was taken, or refused for good. A message that is refused for
-//! now is tried again with growing pauses until the limit of the settings; meanwhile others pass it by:
-//! places are held while sending, not while waiting.
+//! Two tasks. [`intake`] turns each event into rows, one for each notice, and acks it: the log never waits for a
+//! receiver. [`delivery`] claims rows that are due and sends them, with growing pauses, until they are taken, refused
+//! for good, or too old. Several notifiers may run; the rows of one that died are due again when its lease has passed.
 
-pub mod tell;
+mod attempt;
+mod delivery;
+mod intake;
+mod places;
+#[cfg(test)]
+mod tests;
+mod told;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
-use prometheus::Registry;
-use tidemill_jobs::{EventLog, Record, Subscription, Topic};
-use tidemill_pipelines::{PipelineSet, Retry};
-use tokio::task::JoinSet;
+use object_store::ObjectStore;
+use prometheus::{IntCounterVec, Opts, Registry};
+use tidemill_jobs::{JobStore, NoticeEnd};
+use tidemill_pipelines::PipelineSet;
+use tidemill_sinks::notice::{KINDS, Notifiers};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
 
-use super::{NOTIFIERS, add_metrics, add_watch};
+use super::gateway::reach;
+use super::{NOTIFIERS, Shared, Start, add_metrics};
 use crate::crew::Crew;
 use crate::parts::Parts;
 use crate::settings::Settings;
 use crate::telemetry::Readiness;
 
-pub use tell::Teller;
-
 /// The group of all notifiers.
 pub const GROUP: &str = "notifier";
-/// Events in hand at once, sending or waiting for another try; more stay in the log.
-const IN_HAND_MAX: usize = 1_000;
-/// How long messages on their way may take after a stop was asked for.
+/// How long what is in hand may take after a stop was asked for.
 const GRACE: Duration = Duration::from_secs(20);
-/// Pause after an error of the log; it doubles up to the second figure.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(15));
+/// How long a notifier has a notice to itself without a sign of life.
+const LEASE: Duration = Duration::from_secs(30);
+/// How long a notice is kept after nobody may try it any more: an event that comes a second time meanwhile is known.
+const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Runs until told to stop.
 pub async fn run(settings: Settings) -> Result<()> {
-    let parts = Parts::new(settings);
-    let pipelines = parts.pipelines()?;
-    let mut crew = Crew::new()?;
-    let log = parts.log().await?;
-    if parts.settings().migrate {
-        log.create_topics().await?;
-    }
-    let registry = Registry::new();
-    let asked = Arc::clone(&log);
-    let readiness = Readiness::default().with("broker", move || {
-        let log = Arc::clone(&asked);
-        async move { log.ping().await }
-    });
-    add_metrics(&mut crew, &parts, &registry, readiness).await?;
-    add_watch(&mut crew, &parts, &registry, None, &log, vec![NOTIFIERS])?;
-    add_notifier(&mut crew, &parts, &registry, pipelines, log)?;
+    let Start { parts, mut crew, registry, shared } = Start::new(settings, vec![NOTIFIERS]).await?;
+    add_metrics(&mut crew, &parts, &registry, readiness(&shared)).await?;
+    add_notifier(&mut crew, &parts, &registry, shared)?;
     crew.work().await
 }
 
+fn readiness(shared: &Shared) -> Readiness {
+    let Shared { jobs, log, objects, .. } = shared.clone();
+    Readiness::default()
+        .with("database", move || {
+            let jobs = jobs.clone();
+            async move { jobs.ping().await }
+        })
+        .with("broker", move || {
+            let log = Arc::clone(&log);
+            async move { log.ping().await }
+        })
+        .with("objects", move || {
+            let objects = Arc::clone(&objects);
+            async move { reach(&objects).await }
+        })
+}
+
 /// Adds the notifier to a crew.
-pub fn add_notifier(
-    crew: &mut Crew,
-    parts: &Parts,
-    registry: &Registry,
+pub fn add_notifier(crew: &mut Crew, parts: &Parts, registry: &Registry, shared: Shared) -> Result<()> {
+    let settings = &parts.settings().notifier;
+    let counter = notices_counter()?;
+    registry.register(Box::new(counter.clone()))?;
+    let office = Arc::new(Office {
+        pipelines: shared.pipelines,
+        jobs: shared.jobs,
+        objects: shared.objects,
+        notifiers: parts.notifiers()?,
+        places: settings.concurrency as usize,
+        give_up_after: settings.give_up_after.get(),
+        lease: LEASE,
+        links: parts.public_url(),
+        counter,
+        written: Notify::new(),
+    });
+    crew.front("notifier", intake::serve(Arc::clone(&office), shared.log, crew.stop.clone()));
+    crew.front("delivery of notices", deliver(office, crew.stop.clone()));
+    Ok(())
+}
+
+async fn deliver(office: Arc<Office>, stop: CancellationToken) -> Result<()> {
+    delivery::run(office, stop).await;
+    Ok(())
+}
+
+/// What both tasks work with.
+struct Office {
     pipelines: Arc<PipelineSet>,
-    log: Arc<dyn EventLog>,
-) -> Result<()> {
-    let teller = Teller::new(parts, pipelines, registry)?;
-    crew.front("notifier", serve(teller, log, crew.stop.clone()));
-    Ok(())
+    jobs: JobStore,
+    objects: Arc<dyn ObjectStore>,
+    notifiers: Notifiers,
+    /// Notices that are sent at the same time.
+    places: usize,
+    /// Age of the end of a job from which on its notices are not tried again.
+    give_up_after: Duration,
+    lease: Duration,
+    /// The gateway's public address.
+    links: String,
+    counter: IntCounterVec,
+    /// Rows were written just now.
+    written: Notify,
 }
 
-/// Tells of finished jobs until `stop`.
-async fn serve(teller: Teller, log: Arc<dyn EventLog>, stop: CancellationToken) -> Result<()> {
-    let mut subscription = log.subscribe(Topic::Finished, GROUP).await?;
-    let teller = Arc::new(teller);
-    let mut running: JoinSet<Option<Record>> = JoinSet::new();
-    info!("notifier listens for finished jobs");
-    consume(&teller, subscription.as_mut(), &mut running, &stop).await;
-    let finished = async {
-        while let Some(done) = running.join_next().await {
-            ack(subscription.as_mut(), done).await;
-        }
-    };
-    if tokio::time::timeout(GRACE, finished).await.is_err() {
-        warn!(events = running.len(), "messages not taken in time; they are sent after the next start");
-        running.shutdown().await;
-    }
-    subscription.close().await?;
-    Ok(())
-}
-
-async fn consume(
-    teller: &Arc<Teller>,
-    subscription: &mut dyn Subscription,
-    running: &mut JoinSet<Option<Record>>,
-    stop: &CancellationToken,
-) {
-    let mut pause = PAUSES.0;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            Some(done) = running.join_next(), if !running.is_empty() => ack(subscription, done).await,
-            next = subscription.next(), if running.len() < IN_HAND_MAX => match next {
-                Ok(record) => {
-                    pause = PAUSES.0;
-                    let (teller, stop) = (Arc::clone(teller), stop.clone());
-                    running.spawn(async move { teller.tell(&record, &stop).await.then_some(record) });
-                }
-                Err(error) if error.retry() == Retry::Never => {
-                    tracing::error!(error = &error as &dyn std::error::Error, "the event log ended for good; this notifier ends too");
-                    return;
-                }
-                Err(error) => {
-                    warn!(error = &error as &dyn std::error::Error, "the event log does not answer");
-                    if stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-                        return;
-                    }
-                    pause = (pause * 2).min(PAUSES.1);
-                }
-            },
-        }
+impl Office {
+    fn count(&self, kind: &str, outcome: &str) {
+        self.counter.with_label_values(&[kind, outcome]).inc();
     }
 }
 
-async fn ack(subscription: &mut dyn Subscription, done: Result<Option<Record>, tokio::task::JoinError>) {
-    match done {
-        Ok(Some(record)) => {
-            if let Err(error) = subscription.ack(&record).await {
-                warn!(
-                    error = &error as &dyn std::error::Error,
-                    "an event could not be acked; it is told again"
-                );
-            }
+/// Counts notices; all kinds and outcomes are there from the start.
+pub fn notices_counter() -> prometheus::Result<IntCounterVec> {
+    let outcomes = NoticeEnd::ALL.map(NoticeEnd::as_str);
+    let help = format!("Notices by outcome: {}, retried.", outcomes.join(", "));
+    let notices = IntCounterVec::new(Opts::new("tidemill_notices_total", help), &["kind", "outcome"])?;
+    for kind in KINDS {
+        for outcome in outcomes.into_iter().chain(["retried"]) {
+            notices.with_label_values(&[kind, outcome]);
         }
-        Ok(None) => {}
-        Err(error) => tracing::error!(%error, "a notice broke down; its event comes again after a restart"),
     }
+    Ok(notices)
 }

@@ -240,7 +240,7 @@ impl Checker {
         let (database, objects, broker, jwt, mail) = match purpose {
             Purpose::Gateway => (true, true, true, true, false),
             Purpose::Processor | Purpose::Fetcher => (true, true, true, false, false),
-            Purpose::Notifier => (false, false, true, false, true),
+            Purpose::Notifier => (true, true, true, false, true),
             Purpose::Dev | Purpose::Command => (false, false, false, false, false),
         };
         let smtp = s.notifier.smtp.host.is_some();

@@ -212,7 +212,7 @@ fn a_role_says_all_that_it_misses() {
     for (purpose, missing) in [
         (Purpose::Gateway, vec!["database.url", "objects.url", "broker.servers", "gateway.jwt_secret"]),
         (Purpose::Processor, vec!["database.url", "objects.url", "broker.servers"]),
-        (Purpose::Notifier, vec!["broker.servers", "notifier.smtp.host"]),
+        (Purpose::Notifier, vec!["database.url", "objects.url", "broker.servers", "notifier.smtp.host"]),
     ] {
         let wrong = load_text("", &[], &[]).settings_for(purpose).unwrap_err();
         let found: Vec<&str> =

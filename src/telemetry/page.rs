@@ -8,7 +8,7 @@ use prometheus::core::Collector;
 
 use super::queue::QueueGauges;
 use super::server::ready_gauge;
-use crate::roles::notifier::tell::notices_counter;
+use crate::roles::notifier::notices_counter;
 use crate::roles::processor::swept_counter;
 
 const HEAD: &str = "\
@@ -31,8 +31,8 @@ fn roles() -> prometheus::Result<Roles> {
     let gateway = tidemill_gateway::Metrics::register(&scratch)?;
     let processor = tidemill_processor::Metrics::new(&scratch)?;
     let fetcher = tidemill_ingest::FetchMetrics::new(&scratch)?;
-    let with = |mut own: Vec<Box<dyn Collector>>, of_jobs, of_groups| {
-        own.extend(queue.collectors(of_jobs, of_groups));
+    let with = |mut own: Vec<Box<dyn Collector>>, of_groups| {
+        own.extend(queue.collectors(of_groups));
         own
     };
     let mut of_gateway = gateway.collectors();
@@ -41,12 +41,13 @@ fn roles() -> prometheus::Result<Roles> {
     of_processor.push(Box::new(swept_counter()?));
     of_processor.push(Box::new(ready_gauge()?));
     let mut of_fetcher = fetcher.collectors();
+    of_fetcher.extend(tidemill_ingest::CollectMetrics::new(&scratch)?.collectors());
     of_fetcher.push(Box::new(ready_gauge()?));
     Ok(vec![
-        ("gateway", with(of_gateway, true, true)),
-        ("processor", with(of_processor, true, true)),
-        ("fetcher", with(of_fetcher, true, false)),
-        ("notifier", with(vec![Box::new(notices_counter()?), Box::new(ready_gauge()?)], false, true)),
+        ("gateway", with(of_gateway, true)),
+        ("processor", with(of_processor, true)),
+        ("fetcher", with(of_fetcher, false)),
+        ("notifier", with(vec![Box::new(notices_counter()?), Box::new(ready_gauge()?)], true)),
     ])
 }
 

@@ -1,6 +1,7 @@
-//! Metrics that no event tells: jobs by status, the age of the queue, work that waits and runs, the outbox, the lag of groups.
+//! Metrics that no event tells: jobs by status, the age of the queue, work that waits and runs, the outbox, notices that wait,
+//! the lag of groups.
 //!
-//! Every role that knows the job store or the log looks at a steady pace and keeps the last figures.
+//! Every role looks at a steady pace and keeps the last figures.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,8 +9,9 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{Gauge, GaugeVec, IntGauge, IntGaugeVec, Opts, Registry};
-use tidemill_jobs::{EventLog, JobStore, QueueStats, Topic, Work};
+use tidemill_jobs::{EventLog, JobStore, NoticeStats, QueueStats, Topic, Work};
 use tidemill_pipelines::PipelineSet;
+use tidemill_sinks::notice::KINDS;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
@@ -27,7 +29,7 @@ pub struct Group {
 
 /// Looks at queue and log, and sets the gauges.
 pub struct QueueWatch {
-    jobs: Option<JobStore>,
+    jobs: JobStore,
     log: Arc<dyn EventLog>,
     groups: Vec<Group>,
     /// Pipelines whose work is told, also when they have none.
@@ -40,6 +42,9 @@ pub struct QueueGauges {
     by_status: IntGaugeVec,
     oldest: Gauge,
     outbox: IntGauge,
+    dead_letters: IntGauge,
+    notices: IntGaugeVec,
+    oldest_notice: Gauge,
     pending: WorkGauges,
     running: WorkGauges,
     lag: IntGaugeVec,
@@ -70,6 +75,18 @@ impl QueueGauges {
             by_status: IntGaugeVec::new(Opts::new("tidemill_jobs", "Jobs by status."), &["status"])?,
             oldest: Gauge::new("tidemill_queue_oldest_age_seconds", "Age of the oldest queued job.")?,
             outbox: IntGauge::new("tidemill_outbox_length", "Events that wait for the relay.")?,
+            dead_letters: IntGauge::new(
+                "tidemill_outbox_dead_letters",
+                "Events that the log refused for good; a person has to look.",
+            )?,
+            notices: IntGaugeVec::new(
+                Opts::new("tidemill_notices_waiting", "Notices that nobody has taken yet."),
+                &["kind"],
+            )?,
+            oldest_notice: Gauge::new(
+                "tidemill_notices_oldest_age_seconds",
+                "Time since the end of the job that the oldest waiting notice tells of.",
+            )?,
             pending: WorkGauges::new("pending", "that wait")?,
             running: WorkGauges::new("running", "in hand")?,
             lag: IntGaugeVec::new(
@@ -79,20 +96,22 @@ impl QueueGauges {
         })
     }
 
-    /// Those of a role that knows the job store, watches groups, or both.
-    pub fn collectors(&self, of_jobs: bool, of_groups: bool) -> Vec<Box<dyn Collector>> {
-        let mut collectors: Vec<Box<dyn Collector>> = Vec::new();
+    /// Those of a role, which may watch groups, too.
+    pub fn collectors(&self, of_groups: bool) -> Vec<Box<dyn Collector>> {
+        let mut collectors: Vec<Box<dyn Collector>> = vec![
+            Box::new(self.by_status.clone()),
+            Box::new(self.oldest.clone()),
+            Box::new(self.outbox.clone()),
+            Box::new(self.dead_letters.clone()),
+            Box::new(self.notices.clone()),
+            Box::new(self.oldest_notice.clone()),
+        ];
+        for work in [&self.pending, &self.running] {
+            collectors.push(Box::new(work.seconds.clone()));
+            collectors.push(Box::new(work.size_bytes.clone()));
+        }
         if of_groups {
             collectors.push(Box::new(self.lag.clone()));
-        }
-        if of_jobs {
-            collectors.push(Box::new(self.by_status.clone()));
-            collectors.push(Box::new(self.oldest.clone()));
-            collectors.push(Box::new(self.outbox.clone()));
-            for work in [&self.pending, &self.running] {
-                collectors.push(Box::new(work.seconds.clone()));
-                collectors.push(Box::new(work.size_bytes.clone()));
-            }
         }
         collectors
     }
@@ -102,14 +121,14 @@ impl QueueWatch {
     /// Registers the gauges. The work of these pipelines is told from the start, as none.
     pub fn new(
         registry: &Registry,
-        jobs: Option<JobStore>,
+        jobs: JobStore,
         log: Arc<dyn EventLog>,
         groups: Vec<Group>,
         pipelines: &PipelineSet,
     ) -> prometheus::Result<Self> {
         let gauges = QueueGauges::new()?;
         gauges
-            .collectors(jobs.is_some(), !groups.is_empty())
+            .collectors(!groups.is_empty())
             .into_iter()
             .try_for_each(|collector| registry.register(collector))?;
         let known = pipelines.iter().map(|pipeline| (pipeline.name.to_string(), Work::default())).collect();
@@ -130,12 +149,12 @@ impl QueueWatch {
     }
 
     async fn look(&mut self) -> tidemill_jobs::Result<()> {
-        if let Some(jobs) = &self.jobs {
-            let stats = jobs.queue_stats().await?;
-            let work = jobs.work().await?;
-            self.set_stats(&stats);
-            self.set_work(work);
-        }
+        let stats = self.jobs.queue_stats().await?;
+        let work = self.jobs.work().await?;
+        let notices = self.jobs.notice_stats().await?;
+        self.set_stats(&stats);
+        self.set_work(work);
+        self.set_notices(&notices);
         for group in &self.groups {
             for part in self.log.lag(group.topic, group.name).await? {
                 let labels = [group.topic.as_str(), &part.partition.to_string()];
@@ -152,6 +171,16 @@ impl QueueWatch {
         }
         self.gauges.oldest.set(stats.oldest_queued_age_seconds);
         self.gauges.outbox.set(whole(stats.outbox_length));
+        self.gauges.dead_letters.set(whole(stats.dead_letters));
+    }
+
+    fn set_notices(&self, stats: &NoticeStats) {
+        for kind in KINDS {
+            let waiting =
+                stats.waiting.iter().find(|(found, _)| found == kind).map_or(0, |(_, count)| *count);
+            self.gauges.notices.with_label_values(&[kind]).set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        }
+        self.gauges.oldest_notice.set(stats.oldest_age_seconds);
     }
 
     fn set_work(&mut self, found: BTreeMap<String, Work>) {

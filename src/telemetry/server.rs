@@ -29,11 +29,11 @@ impl Readiness {
     where
         F: Fn() -> Fut + Send + Sync + 'static,
         Fut: Future<Output = Result<(), E>> + Send + 'static,
-        E: std::fmt::Display + 'static,
+        E: std::error::Error + Send + Sync + 'static,
     {
         let run: Check = Arc::new(move || {
             let answer = check();
-            Box::pin(async move { answer.await.map_err(|error| error.to_string()) })
+            Box::pin(async move { answer.await.map_err(with_causes) })
         });
         self.0.push((part, run));
         self
@@ -47,6 +47,11 @@ impl Readiness {
         });
         futures::future::join_all(asked).await
     }
+}
+
+/// An error with all its causes, as one line.
+pub fn with_causes(error: impl std::error::Error + Send + Sync + 'static) -> String {
+    format!("{:#}", anyhow::Error::new(error))
 }
 
 struct Shown {

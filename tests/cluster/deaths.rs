@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use crate::databases::databases;
 use crate::exact::flights;
 use crate::place::root;
 use crate::roles::{Cluster, IMPATIENT};
@@ -32,15 +33,17 @@ async fn done_under_kills(cluster: &mut Cluster, id: &str) {
 #[tokio::test]
 async fn a_file_whose_processor_is_killed_is_written_once() {
     let _turn = TURN.lock().await;
-    let mut cluster = Cluster::start(&root("pipelines"), IMPATIENT).await;
-    let id = cluster.client().send("flights", "flights", flights()).await;
-    done_under_kills(&mut cluster, &id).await;
-    assert_eq!(cluster.place.numbers("SELECT count(*) FROM flights").await, [336_776]);
-    assert_eq!(
-        cluster.place.numbers("SELECT count(*), sum(row_count) FROM tidemill_ledger").await,
-        [1, 336_776]
-    );
-    cluster.check().await;
+    for (database, _) in databases() {
+        let mut cluster = Cluster::start_on(database, &root("pipelines"), IMPATIENT).await;
+        let id = cluster.client().send("flights", "flights", flights()).await;
+        done_under_kills(&mut cluster, &id).await;
+        assert_eq!(cluster.place.numbers("SELECT count(*) FROM flights").await, [336_776]);
+        assert_eq!(
+            cluster.place.numbers("SELECT count(*), sum(row_count) FROM tidemill_ledger").await,
+            [1, 336_776]
+        );
+        cluster.check().await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -4,6 +4,7 @@
 use serde_json::{Value, json};
 
 use crate::TURN;
+use crate::databases::databases;
 use crate::roles::{Cluster, IMPATIENT};
 
 /// Every job writes the same row, so the last to run is the one that is seen.
@@ -23,9 +24,15 @@ const JOBS: i64 = 12;
 #[tokio::test]
 async fn delayed_jobs_run_in_the_order_of_arrival_on_three_processors_that_die() {
     let _turn = TURN.lock().await;
+    for (database, _) in databases() {
+        jobs_run_in_the_order_of_arrival(database).await;
+    }
+}
+
+async fn jobs_run_in_the_order_of_arrival(database: &str) {
     let folder = tempfile::TempDir::new().unwrap();
     std::fs::write(folder.path().join("marks.yaml"), MARKS).unwrap();
-    let mut cluster = Cluster::start(folder.path(), IMPATIENT).await;
+    let mut cluster = Cluster::start_on(database, folder.path(), IMPATIENT).await;
     cluster.add_processor();
     let client = cluster.client();
     let mut jobs = Vec::new();

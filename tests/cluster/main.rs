@@ -1,15 +1,19 @@
 //! The roles as separate processes on real servers: what goes up comes out exactly, also when processes are
 //! killed and servers stopped in the midst of it.
 //!
+//! What depends on the database runs on each of `databases`, the rest on MariaDB.
 //! The scenarios take turns, because some stop the servers that all of them use.
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "helpers of tests fail by panicking")]
 
 #[path = "../servers/bucket.rs"]
 mod bucket;
+#[path = "../servers/databases.rs"]
+mod databases;
 mod deaths;
 mod delayed;
 mod exact;
+mod notices;
 mod outages;
 mod place;
 mod roles;

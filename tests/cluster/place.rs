@@ -10,9 +10,11 @@ use futures::StreamExt;
 use serde_json::{Value, json};
 use sqlx::mysql::{MySqlPool, MySqlPoolOptions, MySqlRow};
 use sqlx::{AssertSqlSafe, Column, Row};
-use tidemill_sinks::{Lake, Sink};
+use tidemill_jobs::{EventLog, KafkaLog, KafkaSettings, Topic};
+use tidemill_sinks::Lake;
 
 use crate::bucket;
+use crate::databases::databases;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
@@ -26,11 +28,12 @@ pub struct Place {
 }
 
 impl Place {
-    /// Makes the databases.
-    pub async fn make() -> Self {
+    /// Makes the databases on `mariadb` or `mysql`.
+    pub async fn make(database: &str) -> Self {
         let nth = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("tidemill_cluster_{}_{nth}", std::process::id());
-        let server = variable("TIDEMILL_TEST_MYSQL_URL").trim_end_matches('/').to_owned();
+        eprintln!("on {database}");
+        let (_, server) = databases().into_iter().find(|(name, _)| *name == database).unwrap();
         let pool = MySqlPoolOptions::new().max_connections(2).connect_lazy(&server).unwrap();
         let place = Self { name, server, pool };
         for database in [place.jobs(), place.tables()] {
@@ -74,6 +77,8 @@ allow_http = true
 
 [notifier]
 default_domain = "example.com"
+webhook_allow = ["127.0.0.0/8"]
+webhook_timeout = "2s"
 smtp = {{ host = "{host}", port = {port}, tls = "none" }}
 
 [processor]
@@ -106,6 +111,17 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
             },
             "kafka": { "servers": variable("TIDEMILL_TEST_KAFKA"), "prefix": self.name },
         })
+    }
+
+    /// How many ends of jobs no notifier has written down.
+    pub async fn lag_of_ends(&self) -> i64 {
+        let settings = KafkaSettings {
+            bootstrap_servers: variable("TIDEMILL_TEST_KAFKA"),
+            topic_prefix: self.name.clone(),
+            ..KafkaSettings::default()
+        };
+        let log = KafkaLog::new(settings).unwrap();
+        log.lag(Topic::Finished, "notifier").await.unwrap().iter().map(|partition| partition.lag).sum()
     }
 
     /// Runs a statement past Tidemill.
@@ -142,6 +158,12 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
         text(&rows[0], 0).parse().unwrap()
     }
 
+    /// Notices that nobody has taken.
+    pub async fn notices_waiting(&self) -> i64 {
+        let sql = "SELECT count(*) FROM tidemill_notices WHERE status = 'waiting'";
+        text(&self.rows(&self.jobs(), sql).await[0], 0).parse().unwrap()
+    }
+
     /// Attempts that a job has had.
     pub async fn attempts(&self, job: &str) -> i64 {
         let sql = format!("SELECT attempt FROM tidemill_jobs WHERE job_id = '{job}'");
@@ -165,18 +187,39 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // By the client: a drop cannot wait for the pool.
-        let url = self.server.trim_start_matches("mysql://");
-        let (login, address) = url.rsplit_once('@').unwrap_or(("root", url));
-        let (user, password) = login.split_once(':').unwrap_or((login, ""));
-        let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
         let sql =
             format!("DROP DATABASE IF EXISTS `{}`; DROP DATABASE IF EXISTS `{}`", self.jobs(), self.tables());
-        Command::new("mariadb")
-            .args(["--no-defaults", "--protocol=tcp", "-h", host, "-P", port, "-u", user, "-e", &sql])
-            .env("MYSQL_PWD", password)
-            .status()
-            .ok();
+        by_client(&self.server, &sql);
+    }
+}
+
+/// Runs SQL in the client: a drop cannot wait for a pool.
+fn by_client(server: &str, sql: &str) {
+    let url = server.trim_start_matches("mysql://");
+    let (login, address) = url.rsplit_once('@').unwrap_or(("root", url));
+    let (user, password) = login.split_once(':').unwrap_or((login, ""));
+    let (host, port) = address.split_once(':').unwrap_or((address, "3306"));
+    Command::new("mariadb")
+        .args(["--no-defaults", "--protocol=tcp", "-h", host, "-P", port, "-u", user, "-e", sql])
+        .env("MYSQL_PWD", password)
+        .status()
+        .ok();
+}
+
+/// The MySQL of a place, which takes no writes until this is dropped.
+pub struct ReadOnly(String);
+
+impl ReadOnly {
+    pub async fn make(place: &Place) -> Self {
+        let made = Self(place.server.clone());
+        place.run("SET GLOBAL super_read_only = ON").await;
+        made
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        by_client(&self.0, "SET GLOBAL super_read_only = OFF; SET GLOBAL read_only = OFF");
     }
 }
 

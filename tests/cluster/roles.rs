@@ -125,9 +125,14 @@ pub struct Client {
 }
 
 impl Cluster {
-    /// Two processors and one of each other role, on the pipelines of a folder.
+    /// Two processors and one of each other role, on the pipelines of a folder and MariaDB.
     pub async fn start(pipelines: &Path, processor: &str) -> Self {
-        let place = Place::make().await;
+        Self::start_on("mariadb", pipelines, processor).await
+    }
+
+    /// The same on `mariadb` or `mysql`.
+    pub async fn start_on(database: &str, pipelines: &Path, processor: &str) -> Self {
+        let place = Place::make(database).await;
         let folder = TempDir::new().unwrap();
         let settings = place.settings(pipelines, processor);
         std::fs::write(folder.path().join("tidemill.toml"), settings).unwrap();
@@ -146,6 +151,16 @@ impl Cluster {
     pub fn add_processor(&mut self) {
         let role = spawn(&self.folder, "processor", &mut self.starts);
         self.processors.push(role);
+    }
+
+    /// Waits for a line in the log of the processor that was started last.
+    pub async fn newest_processor_said(&mut self, message: &str) -> Value {
+        self.processors.last_mut().unwrap().said(message).await
+    }
+
+    /// Waits for a line in the log of the gateway.
+    pub async fn gateway_said(&mut self, message: &str) -> Value {
+        self.gateway.said(message).await
     }
 
     /// Kills the gateway and starts it again.
@@ -282,6 +297,20 @@ impl Client {
         text
     }
 
+    /// Waits until the gateway says that it is ready, or not; gives what it says of its parts.
+    pub async fn becomes(&self, ready: bool) -> Value {
+        let began = Instant::now();
+        loop {
+            let answer = self.http.get(self.url("/readyz")).send().await.unwrap();
+            let (status, told): (_, Value) = (answer.status(), answer.json().await.unwrap());
+            if status.is_success() == ready {
+                return told["parts"].clone();
+            }
+            assert!(began.elapsed() < WAIT_MAX, "still {status}: {told}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
     /// Sends a file as a program should: while the answer is 503 or missing it sends again, with the same key.
     /// Gives the id of the job.
     pub async fn send(&self, pipeline: &str, key: &str, body: Vec<u8>) -> String {
@@ -390,7 +419,7 @@ fn tidemill(folder: &TempDir, arguments: &[&str]) -> String {
 }
 
 /// All mails that the mail server has taken.
-fn mails() -> Vec<String> {
+pub fn mails() -> Vec<String> {
     let folder = variable("TIDEMILL_TEST_SMTP_MAILDIR");
     let paths = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
     let mails = paths.filter(|path| path.extension().is_some_and(|end| end == "eml"));

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod api;
+#[path = "../servers/databases.rs"]
+mod databases;
 mod guard;
 mod pages;
 mod place;

@@ -1,12 +1,16 @@
 //! The ways in which pages hang together.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use axum::body::Body;
 use axum::response::IntoResponse;
-use tidemill_ingest::{Progress, RunEnd};
-use tidemill_jobs::JobStatus;
-use tokio::sync::watch;
+use object_store::ObjectStoreExt;
+use tidemill_ingest::{FetchError, Progress, RunEnd};
+use tidemill_jobs::{JobStatus, LandedPage, Page, SlotClaim};
+use tidemill_pipelines::Source;
+use tokio::sync::{Notify, watch};
 
 use crate::api::{Api, csv, index, json};
 use crate::place::{Place, pipeline};
@@ -216,4 +220,128 @@ async fn a_run_that_was_cut_off_fetches_no_landed_page_again() {
         assert_eq!(api.hits(&format!("/pages/{number}")), 1, "page {number}");
     }
     assert_eq!(api.hits("/readings"), 1);
+}
+
+async fn landed(place: &Place, claim: &SlotClaim) -> usize {
+    place.jobs.pages(claim.run_id).await.unwrap().iter().filter(|page| page.landed.is_some()).count()
+}
+
+#[tokio::test]
+async fn a_fetcher_that_was_overtaken_overwrites_no_page_of_its_successor() {
+    let go_on = Arc::new(Notify::new());
+    let api = Api::start({
+        let go_on = Arc::clone(&go_on);
+        move |asked| match (asked.target.as_str(), asked.times) {
+            ("/readings", _) => index(asked, 3),
+            ("/pages/1", 1) => {
+                let go_on = Arc::clone(&go_on);
+                let late = async move {
+                    go_on.notified().await;
+                    Ok::<_, std::io::Error>("id\n666\n")
+                };
+                Some(Body::from_stream(futures::stream::once(late)).into_response())
+            }
+            _ => csv(asked.number()),
+        }
+    })
+    .await;
+    let place = Place::new().await;
+    let pipeline = pipeline(&api.base, LINKS);
+    let claim = place.claim().await;
+    let Source::Http(source) = pipeline.source.clone() else { panic!() };
+    let late = tokio::spawn({
+        let (fetcher, pipeline, claim) = (place.fetcher(&[&pipeline]), Arc::clone(&pipeline), claim.clone());
+        async move { fetcher.run(&pipeline, &source, &claim, Default::default()).await }
+    });
+    // The others have landed, so nothing more is said of the run until page 1 comes.
+    while landed(&place, &claim).await < 2 || api.hits("/pages/1") == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(place.jobs.release_slot(&claim).await.unwrap());
+    let again = place.claim().await;
+    assert_eq!((again.run_id, again.attempt), (claim.run_id, 2));
+    let end = place.run(&pipeline, &again, Default::default()).await.unwrap();
+    let RunEnd::Job(job) = end else { panic!("{end:?}") };
+    go_on.notify_one();
+    let late = late.await.unwrap();
+    assert!(matches!(late, Err(FetchError::Overtaken)), "{late:?}");
+    assert_eq!(place.contents(&job).await, records(0..3));
+}
+
+/// Records 1 to `all`, so many of them from the offset on as the API gives at once.
+fn from_offset(offset: u64, all: u64, size: u64) -> Option<axum::response::Response> {
+    let ids: Vec<String> =
+        (offset + 1..=all.min(offset + size)).map(|id| format!("{{\"id\": {id}}}")).collect();
+    json(format!("{{\"items\": [{}], \"offset\": {offset}}}", ids.join(", ")))
+}
+
+const OFFSET: &str = "{ url: BASE/readings, pages: { number: { parameter: offset, first: 0, step: STEP, records: '$.items[*]' } } }\n\
+    format: { json: { records: '$.items[*]' } }";
+
+#[tokio::test]
+async fn an_offset_goes_on_by_its_step() {
+    for (all, pages) in [(5, 3), (4, 2), (41, 21)] {
+        let api = Api::start(move |asked| from_offset(asked.number(), all, 2)).await;
+        let place = Place::new().await;
+        let job = place.job(&pipeline(&api.base, &OFFSET.replace("STEP", "2"))).await;
+        let text = place.contents(&job).await.concat();
+        assert_eq!(
+            (job.files_to_process.len(), text.matches("\"id\"").count() as u64),
+            (pages, all),
+            "{text}"
+        );
+        assert_eq!((api.hits("/readings?offset=2"), api.hits("/readings?offset=1")), (1, 0));
+    }
+}
+
+#[tokio::test]
+async fn an_offset_with_a_step_that_is_not_the_size_of_a_page_fails_the_run() {
+    for (size, step, words) in [
+        (2, "1", "page 2 begins with the last 1 of the 2 records of page 1: `offset` counts records"),
+        (100, "60", "page 2 begins with the last 40 of the 100 records of page 1"),
+        (2, "3", "page 1 has 2 records, fewer than the step of 3, and page 2 has some too"),
+    ] {
+        let all = if size == 100 { 230 } else { 5 };
+        let api = Api::start(move |asked| from_offset(asked.number(), all, size)).await;
+        let place = Place::new().await;
+        let error = place.failure(&pipeline(&api.base, &OFFSET.replace("STEP", step))).await;
+        assert!(error.starts_with(words) && error.contains(&format!("write `step: {size}`")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn pages_that_landed_before_a_kill_are_looked_at_too() {
+    let api = Api::start(|asked| from_offset(asked.number(), 2, 2)).await;
+    let place = Place::new().await;
+    let pipeline = pipeline(&api.base, &OFFSET.replace("STEP", "1"));
+    // Killed when all pages had landed, and before they were compared.
+    let killed = place.claim().await;
+    let found = (0..3).map(|number| Page {
+        number,
+        url: format!("{}/readings?offset={number}", api.base),
+        url_sha256: format!("{number:064}"),
+        landed: None,
+    });
+    let bodies = [Some(r#"{"items": [{"id": 1}, {"id": 2}]}"#), Some(r#"{"items": [{"id": 2}]}"#), None];
+    let mut landed = Vec::new();
+    for (number, body) in (0..).zip(bodies) {
+        let key = format!("landing/readings/x/1/page-{number}.json");
+        if let Some(body) = body {
+            place.objects.put(&key.as_str().into(), body.into()).await.unwrap();
+        }
+        landed.push(LandedPage {
+            number,
+            object: body.map(|_| key),
+            content_sha256: format!("{number:064}"),
+            size_bytes: 1,
+            http_status: 200,
+            attempts: 1,
+        });
+    }
+    assert!(place.jobs.note_pages(&killed, &[], &found.collect::<Vec<_>>()).await.unwrap());
+    assert!(place.jobs.note_pages(&killed, &landed, &[]).await.unwrap());
+    assert!(place.jobs.release_slot(&killed).await.unwrap());
+    let error = place.failure(&pipeline).await;
+    assert!(error.starts_with("page 2 begins with the last 1 of the 2 records of page 1"), "{error}");
+    assert!(api.all_hits().is_empty(), "{:?}", api.all_hits());
 }

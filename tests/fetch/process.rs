@@ -1,5 +1,5 @@
 //! `tidemill fetch` and the role `fetcher` as processes: killed half-way, run twice, started by the clock. The API is a
-//! real HTTP server of this test that counts its requests. The job database is SQLite and MySQL (`TIDEMILL_TEST_MYSQL_URL`).
+//! real HTTP server of this test that counts its requests. The job database is SQLite, MariaDB and MySQL.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -186,23 +186,24 @@ async fn a_killed_fetch_is_taken_up_without_fetching_a_landed_page_again_on_sqli
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_fetch_is_taken_up_without_fetching_a_landed_page_again_on_mysql() {
-    let server = std::env::var("TIDEMILL_TEST_MYSQL_URL")
-        .unwrap_or_else(|_| panic!("TIDEMILL_TEST_MYSQL_URL is not set"));
+async fn a_killed_fetch_is_taken_up_without_fetching_a_landed_page_again_on_each_server() {
     sqlx::any::install_default_drivers();
-    let name = format!("tidemill_fetch_{}", std::process::id());
-    let admin = sqlx::AnyPool::connect(&server).await.unwrap();
-    let run = |statement: String| sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&admin);
-    run(format!("CREATE DATABASE {name}")).await.unwrap();
-    let url = format!("{}/{name}", server.trim_end_matches('/'));
-    let done = tokio::spawn(async move {
-        let api = Api::start().await;
-        let place = Place::new(&api, Some(&url));
-        killed_and_taken_up(&place, &api, &url).await;
-    })
-    .await;
-    run(format!("DROP DATABASE {name}")).await.unwrap();
-    done.unwrap();
+    for (server, url) in crate::databases::databases() {
+        eprintln!("on {server}");
+        let name = format!("tidemill_fetch_{}", std::process::id());
+        let admin = sqlx::AnyPool::connect(&url).await.unwrap();
+        let run = |statement: String| sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&admin);
+        run(format!("CREATE DATABASE {name}")).await.unwrap();
+        let url = format!("{url}/{name}");
+        let done = tokio::spawn(async move {
+            let api = Api::start().await;
+            let place = Place::new(&api, Some(&url));
+            killed_and_taken_up(&place, &api, &url).await;
+        })
+        .await;
+        run(format!("DROP DATABASE {name}")).await.unwrap();
+        done.unwrap();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -240,6 +241,33 @@ async fn a_missed_slot_is_made_up_for_and_goes_on_after_a_kill_until_its_rows_ar
     for url in landed {
         assert_eq!(api.hits(url.strip_prefix(&api.base).unwrap()), 1, "{url}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_that_waits_ends_with_its_job_and_as_it_does() {
+    let api = Api::start().await;
+    let place = Place::new(&api, None);
+    let folder = place.folder.path().join("pipelines");
+    let good = std::fs::read_to_string(folder.join("readings.yaml")).unwrap();
+    let good = good.replace("    schedule: { cron: '* * * * *' }\n", "");
+    let bad = good
+        .replace("name: readings, mode", "name: bad, mode")
+        .replace("pipeline: readings", "pipeline: bad")
+        .replace("name: page, type: int64", "name: page, type: date");
+    std::fs::write(folder.join("readings.yaml"), good).unwrap();
+    std::fs::write(folder.join("bad.yaml"), bad).unwrap();
+    let nobody = place.run(&["fetch", "readings", "--slot", "2026-11-20T10:00:00Z", "--wait=1s"]).await;
+    let error = String::from_utf8_lossy(&nobody.stderr);
+    assert!(error.contains("has not ended after 1s, is a processor running?"), "{error}");
+    assert!(error.contains("look at it: tidemill jobs show"), "{error}");
+    assert_eq!(nobody.status.code(), Some(1), "{nobody:?}");
+    let _running = place.start(&["dev", "--listen", "127.0.0.1:0"]);
+    for (pipeline, status, code) in [("readings", "success", 0), ("bad", "failed", 1)] {
+        let output = place.run(&["fetch", pipeline, "--slot", SLOT, "--wait=5m"]).await;
+        let told: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        assert_eq!((&told["job"]["status"], output.status.code()), (&status.into(), Some(code)), "{told}");
+    }
+    assert_eq!(place.rows().await, 2 * PAGES, "the job of the first fetch came before");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

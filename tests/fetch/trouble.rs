@@ -43,6 +43,26 @@ async fn a_pause_that_the_api_asks_for_is_kept_and_costs_no_attempt() {
 }
 
 #[tokio::test]
+async fn a_pause_of_nothing_grows_like_one_that_nobody_asked_for_and_costs_no_attempt() {
+    for pause in ["0", "Sat, 21 Nov 2020 10:00:30 GMT"] {
+        let api = Api::start(move |asked| match asked.times {
+            1..=4 => Some((StatusCode::TOO_MANY_REQUESTS, [("retry-after", pause)]).into_response()),
+            _ => csv(1),
+        })
+        .await;
+        let place = Place::new().await;
+        place.job(&pipeline(&api.base, &ONE.replace("attempts: 2", "attempts: 1"))).await;
+        let arrivals = api.arrivals();
+        assert_eq!(arrivals.len(), 5);
+        let pauses: Vec<Duration> = arrivals.windows(2).map(|two| two[1] - two[0]).collect();
+        // 0.25 s, 0.5 s, 1 s, 2 s, each a quarter less or more.
+        for (pause, least_ms) in pauses.iter().zip([187, 375, 750, 1_500]) {
+            assert!(*pause >= Duration::from_millis(least_ms), "{pauses:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_fails_for_ever_is_given_up_after_its_attempts() {
     let api =
         Api::start(|_| Some((StatusCode::SERVICE_UNAVAILABLE, "maintenance\nuntil noon").into_response()))
@@ -139,7 +159,7 @@ async fn half_a_json_behind_a_link_leaves_no_object() {
         error.to_string().ends_with("/pages/1 answered with half a JSON document: its end is missing"),
         "{error}"
     );
-    let key = format!("landing/readings/{}/page-000001.json", claim.run_id);
+    let key = format!("landing/readings/{}/1/page-000001.json", claim.run_id);
     assert!(place.objects.head(&key.as_str().into()).await.is_err());
 }
 

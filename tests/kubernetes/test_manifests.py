@@ -182,7 +182,7 @@ class Manifests(unittest.TestCase):
                      "mail": {int(place.get("TIDEMILL_NOTIFIER__SMTP__PORT", 587))}, "database": {3306},
                      "objects": {int(place.get("TIDEMILL_OBJECTS__ENDPOINT", "https:443").rsplit(":")[-1])}}
             uses = {"gateway": ["database", "broker", "objects"], "processor": ["database", "broker", "objects"],
-                    "fetcher": ["database", "broker", "objects"], "notifier": ["broker", "mail"]}
+                    "fetcher": ["database", "broker", "objects"], "notifier": ["database", "broker", "objects", "mail"]}
             for role, deployment in self.roles(overlay).items():
                 labels = deployment["spec"]["template"]["metadata"]["labels"]
                 open_ports = {port["port"] for policy in of_kind(self.found[overlay], "NetworkPolicy")
@@ -199,6 +199,7 @@ class Manifests(unittest.TestCase):
         objects = {"objects-access-key", "objects-secret-key"}
         self.assertEqual(mounted, {"gateway": {"database-url", "jwt-secret", "query-tables-url", "tls.crt", "tls.key"} | objects,
                                    "processor": {"database-url", "tables-url"} | objects,
-                                   "fetcher": {"database-url"} | objects, "notifier": {"mail-user", "mail-password"}})
+                                   "fetcher": {"database-url"} | objects,
+                                   "notifier": {"database-url", "mail-user", "mail-password"} | objects})
         for overlay in ("prod", "options"):
             self.assertEqual(of_kind(self.found[overlay], "Secret"), [], "secrets of real data are not in files")

@@ -30,7 +30,7 @@ def server(name):
 class Roles(unittest.TestCase):
     def setUp(self):
         self.name = f"tidemill_pods_{secrets.token_hex(4)}"
-        self.database = urlsplit(server("MYSQL_URL"))
+        self.database = urlsplit(server("MARIADB_URL"))
         self.sql(f"CREATE DATABASE {self.name} CHARACTER SET utf8mb4")
         self.addCleanup(self.sql, f"DROP DATABASE {self.name}")
         keys = "- ../../components/object-keys"
@@ -85,7 +85,7 @@ class Roles(unittest.TestCase):
         return {"args": [BINARY, *arguments], "env": variables, "cwd": root}
 
     def secret(self):
-        url = f"{server('MYSQL_URL').rstrip('/')}/{self.name}"
+        url = f"{server('MARIADB_URL').rstrip('/')}/{self.name}"
         keys = {"objects-access-key": server("S3_KEY"), "objects-secret-key": server("S3_SECRET")}
         return {key: url if key.endswith("-url") else value for key, value in secret_data(self.found).items()} | keys | self.tls
 

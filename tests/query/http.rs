@@ -179,7 +179,7 @@ async fn a_user_sees_the_tables_and_jobs_of_the_pipelines_that_may_be_read() {
     assert_eq!(place.rows(&stranger, "SELECT count(*) FROM tidemill.ledger").await, json!([[0]]));
     let listed = "SELECT table_schema, table_name FROM information_schema.tables \
                   WHERE table_schema <> 'information_schema' ORDER BY 1, 2";
-    let system = ["jobs", "ledger", "pages", "rejects"].map(|name| json!(["tidemill", name]));
+    let system = ["jobs", "ledger", "notices", "pages", "rejects"].map(|name| json!(["tidemill", name]));
     let mut expected = vec![json!(["public", "departments"])];
     expected.extend(system.clone());
     assert_eq!(place.rows(&reader, listed).await, Value::Array(expected));

@@ -1,6 +1,6 @@
 # Sourced by `servers`: finds each server's program, or installs it once.
-# Debian's packages are installed when we are root; else the message names them. What is not packaged
-# (Kafka, the S3 server) is kept in the user's cache folder, under its version.
+# Debian's packages are installed when we are root; else the message names them. What a stable Debian does not
+# package (MySQL, Kafka, the S3 server) is kept in the user's cache folder.
 
 CACHE="${XDG_CACHE_HOME:-$HOME/.cache}/tidemill"
 # 0.14.1 is the newest that the compiler of this workspace builds; it keeps objects as files, so they survive a restart.
@@ -9,6 +9,10 @@ S3S_BIN="$CACHE/s3s-fs-$S3S_VERSION/bin/s3s-fs"
 KAFKA_VERSION=$(sed -n 's|.*<kafka.version>\(.*\)</kafka.version>.*|\1|p' "$HERE/kafka.pom.xml")
 KAFKA_LIBS="$CACHE/kafka-$KAFKA_VERSION/libs"
 JAVA_MAJOR_NEEDED=17
+# Debian has MySQL in sid alone: its packages are unpacked here with all libraries they need, never installed.
+MYSQL_ROOT="$CACHE/mysql"
+MYSQL_MIRROR=http://deb.debian.org/debian
+DEBIAN_KEYS=/usr/share/keyrings/debian-archive-keyring.gpg
 
 # Programs of the tests that are no servers: psql, and Python with drivers of PostgreSQL, MySQL and Kafka.
 REQUIREMENTS=("$ROOT/tests/wire/requirements.txt" "$ROOT/tests/checker/requirements.txt")
@@ -22,6 +26,10 @@ packages_for_mariadb() {
   # The core packages hold the programs and start no system-wide server.
   command -v mariadbd mariadb-install-db >/dev/null || echo mariadb-server-core
   command -v mariadb >/dev/null || echo mariadb-client-core
+}
+
+packages_for_mysql() {
+  if [[ ! -d $MYSQL_ROOT && ! -e $DEBIAN_KEYS ]]; then echo debian-archive-keyring; fi
 }
 
 packages_for_kafka() {
@@ -103,6 +111,41 @@ available() {
 
 java_major() {
   java -version 2>&1 | sed -n 's/.*version "\([0-9]*\).*/\1/p' | head -n 1
+}
+
+fetch_mysql() {
+  if [[ -d $MYSQL_ROOT ]]; then return; fi
+  say "fetching MySQL from Debian sid"
+  local part
+  part=$(mktemp -d "$CACHE/mysql.XXXXXX")
+  quietly "$CACHE/mysql.log" unpack_mysql "$part" || {
+    rm -rf "$part"
+    fail "failed to fetch MySQL from Debian sid with apt-get; a MySQL given by TIDEMILL_TEST_MYSQL_URL is used instead"
+  }
+  rm -rf "$MYSQL_ROOT"
+  mv "$part/root" "$MYSQL_ROOT"
+  rm -rf "$part"
+}
+
+# With an apt of its own, to which nothing is installed: so all that MySQL needs down to the C library comes along.
+unpack_mysql() {
+  local part=$1 package
+  mkdir -p "$part"/{root,state/lists/partial,cache/archives/partial}
+  touch "$part/status"
+  echo "deb [signed-by=$DEBIAN_KEYS] $MYSQL_MIRROR sid main" >"$part/sources.list"
+  cat >"$part/apt.conf" <<CONF
+Dir::State "$part/state";
+Dir::State::status "$part/status";
+Dir::Cache "$part/cache";
+Dir::Etc::SourceList "$part/sources.list";
+Dir::Etc::SourceParts "/dev/null";
+Acquire::Languages "none";
+APT::Install-Recommends "0";
+APT::Sandbox::User "";
+CONF
+  APT_CONFIG="$part/apt.conf" apt-get update || return 1
+  APT_CONFIG="$part/apt.conf" apt-get install -y --download-only mysql-server-core || return 1
+  for package in "$part"/cache/archives/*.deb; do dpkg-deb -x "$package" "$part/root" || return 1; done
 }
 
 fetch_kafka() {

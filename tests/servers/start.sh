@@ -56,6 +56,14 @@ free_port() {
   fail "found no free port between 20000 and 32000"
 }
 
+# What a new MariaDB or MySQL runs at its start.
+users() {
+  cat <<SQL
+CREATE USER IF NOT EXISTS '$USER_NAME'@'%' IDENTIFIED BY '$PASSWORD';
+GRANT ALL PRIVILEGES ON *.* TO '$USER_NAME'@'%' WITH GRANT OPTION;
+SQL
+}
+
 start_mariadb() {
   local data="$DIR/mariadb" user
   user=$(id -un) # as root too: another user could not reach into a home folder
@@ -66,22 +74,54 @@ start_mariadb() {
       tail -n 30 "$DIR/mariadb-install.log" >&2
       fail "failed to make the data folder of mariadb"
     }
-    cat >"$data.new/users.sql" <<SQL
-CREATE USER IF NOT EXISTS '$USER_NAME'@'%' IDENTIFIED BY '$PASSWORD';
-GRANT ALL PRIVILEGES ON *.* TO '$USER_NAME'@'%' WITH GRANT OPTION;
-SQL
+    users >"$data.new/users.sql"
     mv "$data.new" "$data"
   fi
   # The socket's path is relative to the data folder: an absolute one may be longer than a socket's name can be.
-  # The defaults for durability are kept: a commit is on disk when it is answered.
+  # The defaults for durability are kept: a commit is on disk when it is answered. Numbers for new rows are given out
+  # as in a Galera cluster, where tables need a key.
   launch mariadb mariadbd --no-defaults --user="$user" --datadir="$data" --init-file="$data/users.sql" \
     --socket=mariadb.sock --pid-file="$data/mariadb.pid" --bind-address=127.0.0.1 --port="$MARIADB_PORT" \
-    --skip-name-resolve --local-infile=1 --max-connections=500 --innodb-flush-log-at-trx-commit=1
+    --skip-name-resolve --local-infile=1 --max-connections=500 --innodb-flush-log-at-trx-commit=1 \
+    --innodb-autoinc-lock-mode=2
 }
 
 ready_mariadb() {
   mariadb --no-defaults --protocol=tcp --host=127.0.0.1 --port="$MARIADB_PORT" --user="$USER_NAME" \
     --password="$PASSWORD" --connect-timeout=5 --execute='SELECT 1' >/dev/null 2>&1
+}
+
+# mysqld and its arguments in MYSQLD, with the loader and the libraries that were unpacked beside it.
+find_mysqld() {
+  local loader=("$MYSQL_ROOT"/usr/lib*/ld-linux-*.so.*) libraries=("$MYSQL_ROOT"/usr/lib/*-linux-gnu)
+  MYSQLD=("${loader[0]}" --library-path "${libraries[0]}" "$MYSQL_ROOT/usr/sbin/mysqld" --no-defaults
+    --user="$(id -un)" --basedir="$MYSQL_ROOT/usr" --lc-messages-dir="$MYSQL_ROOT/usr/share/mysql"
+    --plugin-dir="$MYSQL_ROOT/usr/lib/mysql/plugin")
+}
+
+start_mysql() {
+  local data="$DIR/mysql" MYSQLD
+  find_mysqld
+  # sid moves: which version it is belongs into the log of a test run.
+  say "mysql: $("${MYSQLD[@]}" --version | sed 's/.* Ver /version /')"
+  if [[ ! -d $data ]]; then
+    rm -rf "$data.new"
+    "${MYSQLD[@]}" --initialize-insecure --datadir="$data.new" >"$DIR/mysql-install.log" 2>&1 || {
+      tail -n 30 "$DIR/mysql-install.log" >&2
+      fail "failed to make the data folder of mysql"
+    }
+    users >"$data.new/users.sql"
+    mv "$data.new" "$data"
+  fi
+  # Tables need a key, as in a group of servers.
+  launch mysql "${MYSQLD[@]}" --datadir="$data" --init-file="$data/users.sql" --socket=mysql.sock \
+    --pid-file="$data/mysql.pid" --bind-address=127.0.0.1 --port="$MYSQL_PORT" --mysqlx=OFF --skip-name-resolve \
+    --secure-file-priv=NULL --local-infile=ON --max-connections=500 --sql-require-primary-key=ON
+}
+
+# The line comes once the port is open and the file with the users is done.
+ready_mysql() {
+  grep -qs 'ready for connections' "$DIR/mysql.log" && port_answers "$MYSQL_PORT"
 }
 
 # Quick to start rather than quick in the long run; the heap is all that a test's load needs.

@@ -36,7 +36,7 @@ async fn main() -> Result<()> {
     let queries = std::env::args().nth(1).map_or(Ok(QUERIES), |text| text.parse());
     let queries = queries.context("QUERIES is no number")?;
     measure("SQLite", None, queries).await?;
-    if std::env::var_os("TIDEMILL_TEST_MYSQL_URL").is_some() {
+    if std::env::var_os("TIDEMILL_TEST_MARIADB_URL").is_some() {
         let database = Database::make("query").await?;
         let measured = measure("MariaDB", Some(&database.url), queries).await;
         database.drop_it().await?;

@@ -181,6 +181,23 @@ async fn a_part_that_fails_inside_is_not_shown() {
     assert!(!body.contains("sqlite") && !body.contains("pool") && !body.contains("SELECT"), "{body}");
 }
 
+#[tokio::test]
+async fn a_statement_whose_body_does_not_come_is_ended() {
+    let server =
+        Server::start_with(|parts| parts.settings.request_timeout = Duration::from_millis(200)).await;
+    let mut stream = TcpStream::connect(&server.address).await.unwrap();
+    let head = format!(
+        "POST /v1/query HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {}\r\ncontent-type: application/json\r\n\
+         content-length: 1000\r\n\r\n{{\"sql\":",
+        server.token("admin")
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    let read = tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await;
+    assert!(read.is_ok(), "nothing was answered");
+    assert!(answer.starts_with("HTTP/1.1 408 ") && answer.contains("\"too_slow\""), "{answer}");
+}
+
 /// `UPDATE_EXPECTED=1` writes the golden file; a change of it is a change of what clients rely on.
 #[tokio::test]
 async fn the_openapi_document_is_the_golden_file() {

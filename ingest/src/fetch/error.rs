@@ -80,6 +80,9 @@ pub enum FetchError {
     /// The pages do not hang together as the pipeline says.
     #[error("{0}")]
     Pages(String),
+    /// The numbers of the pages are counted with another step than the API's.
+    #[error("{0}")]
+    Step(String),
     /// The run took too long.
     #[error("the run took longer than {} seconds", limit.as_secs())]
     Overdue {
@@ -113,7 +116,7 @@ impl FetchError {
             FetchError::Secret { .. } | FetchError::NotAllowed { .. } => Blame::Operator,
             FetchError::Overdue { .. } | FetchError::GivenUp => Blame::Operator,
             FetchError::Request { .. } | FetchError::TooLarge { .. } => Blame::Author,
-            FetchError::Redirect { .. } | FetchError::Refused { .. } => Blame::Author,
+            FetchError::Redirect { .. } | FetchError::Refused { .. } | FetchError::Step(_) => Blame::Author,
             FetchError::Body { .. } | FetchError::Pages(_) => Blame::Sender,
             FetchError::Unavailable { .. } | FetchError::Overtaken | FetchError::Task(_) => Blame::World,
             FetchError::Landing(error) => error.blame(),

@@ -1,12 +1,10 @@
-//! How pages hang together: the URLs that an answer names, and whether it holds records. Pure.
+//! How pages hang together: the URLs that an answer names. Pure.
 
 use serde_json::Value;
 use serde_json_path::JsonPath;
 use sha2::{Digest, Sha256};
 use tidemill_jobs::Page;
 use url::Url;
-
-use super::body::Expected;
 
 /// Longest URL that is followed: servers take 8 KiB.
 const URL_BYTES_MAX: usize = 8 << 10;
@@ -86,29 +84,12 @@ pub fn page(number: u64, url: &Url) -> Page {
     Page { number, url: url.to_string(), url_sha256, landed: None }
 }
 
-/// Whether a page holds no records.
-pub fn is_empty(expected: Expected, records: Option<&JsonPath>, body: &[u8]) -> Result<bool, String> {
-    match (expected, records) {
-        (Expected::Lines { header }, _) => {
-            let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-            Ok(lines.take(2).count() <= usize::from(header))
-        }
-        (Expected::File, _) => Ok(body.is_empty()),
-        (Expected::Json, Some(path)) => Ok(path.query(&parse(body)?).is_empty()),
-        (Expected::Json, None) => Ok(match parse(body)? {
-            Value::Array(items) => items.is_empty(),
-            Value::Object(fields) => fields.is_empty(),
-            _ => false,
-        }),
-    }
-}
-
 /// The URL for people and logs: what stands behind `?` may be a secret.
 pub fn place(url: &Url) -> String {
     format!("{}{}", url.origin().ascii_serialization(), url.path())
 }
 
-fn parse(body: &[u8]) -> Result<Value, String> {
+pub(super) fn parse(body: &[u8]) -> Result<Value, String> {
     let body = body.strip_prefix(&[0xef, 0xbb, 0xbf]).unwrap_or(body);
     serde_json::from_slice(body).map_err(|error| format!("the answer is not JSON: {error}"))
 }
@@ -224,23 +205,5 @@ mod tests {
         assert_eq!(url.as_str(), "https://api.example.org/v1/readings?page=7");
         assert_eq!(page(0, &url).url_sha256.len(), 64);
         assert_eq!(place(&url), "https://api.example.org/v1/readings");
-    }
-
-    #[test]
-    fn a_page_without_records_is_empty() {
-        let (json, csv) = (Expected::Json, Expected::Lines { header: true });
-        for (expected, records, body, empty) in [
-            (json, None, "[]", true),
-            (json, None, "[1]", false),
-            (json, Some("$.items[*]"), r#"{"items": []}"#, true),
-            (json, Some("$.items[*]"), r#"{"items": [1]}"#, false),
-            (csv, None, "a,b\r\n\r\n", true),
-            (csv, None, "a,b\n1,2\n", false),
-            (Expected::Lines { header: false }, None, "\n", true),
-            (Expected::Lines { header: false }, None, "{}\n", false),
-        ] {
-            let path = records.map(path);
-            assert_eq!(is_empty(expected, path.as_ref(), body.as_bytes()), Ok(empty), "{body}");
-        }
     }
 }

@@ -15,7 +15,8 @@ use url::Url;
 use super::body::{Expected, Look, Wrong, html_found};
 use super::client::failed;
 use super::error::FetchError;
-use super::links::{is_empty, place};
+use super::links::place;
+use super::records::Records;
 use super::run::Run;
 use crate::{Error, ObjectKey};
 
@@ -45,8 +46,8 @@ pub struct Got {
     pub url: Url,
     /// Its headers `Link`.
     pub links: Vec<String>,
-    /// Whether it is the end of numbered pages.
-    pub is_end: bool,
+    /// The records of a numbered page.
+    pub records: Option<Records>,
 }
 
 impl Run {
@@ -62,8 +63,12 @@ impl Run {
             let outcome = if error.retry() == Retry::Never { "refused" } else { "retried" };
             self.fetcher.metrics.page(self.name(), outcome);
             match &error {
-                FetchError::Unavailable { retry_after: Some(_), .. } if put_offs < PUT_OFFS_MAX => {
+                FetchError::Unavailable { retry_after: Some(pause), .. } if put_offs < PUT_OFFS_MAX => {
                     (tries, put_offs) = (tries - 1, put_offs + 1);
+                    // The whole host pauses as long as it asked for. One that asks for nothing would be asked at once.
+                    if *pause < PAUSES.0 {
+                        tokio::time::sleep(back_off(put_offs, page.number)).await;
+                    }
                 }
                 _ if error.retry() != Retry::Never && tries < self.source.limits.attempts => {
                     tracing::debug!(page = page.number, %error, tries, "a page is tried again");
@@ -126,9 +131,9 @@ impl Run {
             return Err(FetchError::TooLarge { place: place(&url), limit_bytes });
         }
         let links = header(&answer, LINK);
-        let mut got = Got { links, ..Got::end(page, url, status, attempts) };
-        got.is_end = false;
-        let key = ObjectKey::page(&self.pipeline.name, self.claim.run_id, page.number, self.ending);
+        let mut got = Got { links, records: None, ..Got::end(page, url, status, attempts) };
+        let (pipeline, claim) = (&self.pipeline.name, &self.claim);
+        let key = ObjectKey::page(pipeline, claim.run_id, claim.attempt, page.number, self.ending);
         if wanted == Use::Store {
             let stored = self.stream(&key, answer, &got.url, limit_bytes).await?;
             (got.landed.content_sha256, got.landed.size_bytes) = (stored.sha256, stored.size_bytes);
@@ -141,12 +146,13 @@ impl Run {
         look.judge().map_err(|found| wrong(&got.url, found))?;
         got.landed.size_bytes = got.body.len() as u64;
         got.landed.content_sha256 = hex::encode(Sha256::digest(&got.body));
-        if let Pages::Number { .. } = &self.source.pages {
-            let (records, body) = (self.records.clone(), got.body.clone());
-            let empty = blocking(move || is_empty(expected, records.as_ref(), &body)).await?;
-            got.is_end = empty.map_err(|message| wrong(&got.url, (message, Retry::Later)))?;
+        if let Pages::Number { step, .. } = self.source.pages {
+            let (path, body) = (self.records.clone(), got.body.clone());
+            let found = blocking(move || Records::of(expected, path.as_ref(), step, &body)).await?;
+            got.records = Some(found.map_err(|message| wrong(&got.url, (message, Retry::Later)))?);
         }
-        if wanted == Use::StoreAndRead && !(got.is_end && page.number > 0) {
+        let is_behind_all = got.records.as_ref().is_some_and(Records::is_empty) && page.number > 0;
+        if wanted == Use::StoreAndRead && !is_behind_all {
             let body = stream::iter([Ok::<_, String>(got.body.clone())]);
             self.fetcher.landing.store(&key, limit_bytes, body).await?;
             got.landed.object = Some(key.to_string());
@@ -182,6 +188,7 @@ impl Run {
 }
 
 impl Got {
+    /// A page without records, behind all others.
     fn end(page: &Page, url: Url, http_status: u16, attempts: u32) -> Self {
         let landed = LandedPage {
             number: page.number,
@@ -191,7 +198,7 @@ impl Got {
             http_status,
             attempts,
         };
-        Self { landed, body: Bytes::new(), url, links: Vec::new(), is_end: true }
+        Self { landed, body: Bytes::new(), url, links: Vec::new(), records: Some(Records::default()) }
     }
 }
 

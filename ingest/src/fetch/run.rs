@@ -20,6 +20,7 @@ use super::client::Credentials;
 use super::error::FetchError;
 use super::links::{Reading, page, place};
 use super::page::{Got, Use, blocking, wrong};
+use super::records::Records;
 use super::{Fetcher, Progress, RunEnd};
 
 /// Pages that one transaction notes at most.
@@ -36,8 +37,8 @@ pub(super) struct Run {
     pub(super) ending: &'static str,
     /// Where records stand in a JSON page.
     pub(super) records: Option<JsonPath>,
-    first: Url,
-    reading: Reading,
+    pub(super) first: Url,
+    pub(super) reading: Reading,
     progress: watch::Sender<Progress>,
 }
 
@@ -92,7 +93,7 @@ impl Run {
             Pages::One => self.one(known).await?,
             Pages::Links { .. } => self.links(known).await?,
             Pages::NextPath(_) | Pages::NextLink(_) => self.chain(known).await?,
-            Pages::Number { first, parameter, .. } => self.numbers(known, *first, parameter).await?,
+            Pages::Number { .. } => self.numbers(known).await?,
         }
         self.complete().await
     }
@@ -177,7 +178,7 @@ impl Run {
         }
     }
 
-    fn check_count(&self, pages: usize) -> Result<(), FetchError> {
+    pub(super) fn check_count(&self, pages: usize) -> Result<(), FetchError> {
         let max = self.source.limits.pages_max;
         if pages <= max {
             return Ok(());
@@ -185,49 +186,12 @@ impl Run {
         Err(FetchError::Pages(format!("there are more than {max} pages; `limits.pages_max` allows more")))
     }
 
-    /// Several at once, more with each turn, until one is empty. What lies behind the first empty one is left.
-    async fn numbers(
-        self: &Arc<Self>,
-        mut known: Vec<Page>,
-        first: u64,
-        parameter: &str,
-    ) -> Result<(), FetchError> {
-        let mut width = 1;
-        let ended = |page: &Page| page.landed.as_ref().is_some_and(|landed| landed.object.is_none());
-        loop {
-            if known.iter().all(|page| page.landed.is_some()) {
-                if known.iter().any(ended) {
-                    return Ok(());
-                }
-                self.check_count(known.len() + 1)?;
-                let room = self.source.limits.pages_max - known.len();
-                let from = known.len() as u64;
-                let numbers = from..from + width.min(room) as u64;
-                let url = |number| self.reading.numbered(&self.first, parameter, first + number);
-                let found: Vec<Page> = numbers.map(|number| page(number, &url(number))).collect();
-                self.note(&[], &found).await?;
-                known.extend(found);
-                width = (width * 2).min(self.source.limits.concurrency);
-            }
-            let landed = self.land(known.clone(), Use::StoreAndRead).await?;
-            let is_end = landed.iter().any(|(_, is_end)| *is_end);
-            for (page, _) in landed {
-                let place = known.iter_mut().find(|known| known.number == page.number);
-                place.into_iter().for_each(|known| known.landed = Some(page.clone()));
-            }
-            check_difference(&known, parameter)?;
-            if is_end {
-                return Ok(());
-            }
-        }
-    }
-
     /// Lands all that wait, as many at once as their hosts allow; the ledger is told in the order of arrival.
-    async fn land(
+    pub(super) async fn land(
         self: &Arc<Self>,
         pages: Vec<Page>,
         wanted: Use,
-    ) -> Result<Vec<(LandedPage, bool)>, FetchError> {
+    ) -> Result<Vec<(LandedPage, Option<Records>)>, FetchError> {
         let mut tasks = JoinSet::new();
         for page in pages.into_iter().filter(|page| page.landed.is_none()) {
             tasks.spawn(Arc::clone(self).page(page, wanted));
@@ -238,7 +202,7 @@ impl Run {
             let mut next = Some(joined);
             while let Some(joined) = next {
                 match joined? {
-                    Ok(got) => batch.push((got.landed, got.is_end)),
+                    Ok(got) => batch.push((got.landed, got.records)),
                     Err(error) => failure = failure.or(Some(error)),
                 }
                 next = if batch.len() < NOTED_MAX { tasks.try_join_next() } else { None };
@@ -253,7 +217,7 @@ impl Run {
         Ok(all)
     }
 
-    async fn note(&self, landed: &[LandedPage], found: &[Page]) -> Result<(), FetchError> {
+    pub(super) async fn note(&self, landed: &[LandedPage], found: &[Page]) -> Result<(), FetchError> {
         if landed.is_empty() && found.is_empty() {
             return Ok(());
         }
@@ -344,22 +308,4 @@ fn once_each(found: impl Iterator<Item = Page>) -> Vec<Page> {
     let mut seen = HashSet::new();
     let fresh = found.filter(|page| seen.insert(page.url_sha256.clone()));
     (0..).zip(fresh).map(|(number, page)| Page { number, ..page }).collect()
-}
-
-/// An API that does not know the parameter gives the same page for ever.
-fn check_difference(known: &[Page], parameter: &str) -> Result<(), FetchError> {
-    let hash = |page: &Page| {
-        let landed = page.landed.as_ref().filter(|landed| landed.object.is_some())?;
-        Some(landed.content_sha256.clone())
-    };
-    match known.windows(2).find(|pair| hash(&pair[0]).is_some() && hash(&pair[0]) == hash(&pair[1])) {
-        None => Ok(()),
-        Some(pair) => {
-            let (one, other) = (pair[0].number + 1, pair[1].number + 1);
-            let message = format!(
-                "pages {one} and {other} are the same, byte by byte: does the API know the parameter `{parameter}`?"
-            );
-            Err(FetchError::Pages(message))
-        }
-    }
 }

@@ -30,6 +30,9 @@ const READERS: u32 = 4;
 /// How long a read may wait for the file.
 const BUSY: Duration = Duration::from_secs(5);
 
+/// The largest payload that it takes: as much as a Kafka client with its own defaults.
+const RECORD_BYTES_MAX: usize = 1_000_000;
+
 const SCHEMA: &str = "\
 CREATE TABLE IF NOT EXISTS records (topic TEXT NOT NULL, part INTEGER NOT NULL, pos INTEGER NOT NULL, \
     key TEXT NOT NULL, payload BLOB NOT NULL, appended_at INTEGER NOT NULL, \
@@ -97,6 +100,10 @@ impl EventLog for EmbeddedLog {
     }
 
     async fn publish(&self, topic: Topic, key: &str, payload: &[u8]) -> Result<()> {
+        if payload.len() > RECORD_BYTES_MAX {
+            let message = format!("at most {RECORD_BYTES_MAX} bytes are taken");
+            return Err(Error::Record { size_bytes: payload.len(), message });
+        }
         let partition = partition_of(key, self.0.partitions);
         self.0.writer.append(topic, partition, key, payload).await
     }

@@ -154,6 +154,9 @@ impl EventLog for KafkaLog {
         let sent = self.producer().send(record, self.0.settings.delivery_timeout).await;
         if let Err((error, _)) = sent {
             self.replace_broken_producer()?;
+            if error.rdkafka_error_code().is_some_and(is_about_the_record) {
+                return Err(Error::Record { size_bytes: payload.len(), message: error.to_string() });
+            }
             return Err(failed("publish a record")(error));
         }
         Ok(())
@@ -268,6 +271,15 @@ fn failed(action: &'static str) -> impl FnOnce(KafkaError) -> Error {
     }
 }
 
+/// The record itself is refused, and would be each time; all other errors are about the broker or the way to it.
+fn is_about_the_record(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::MessageSizeTooLarge | Code::MessageBatchTooLarge | Code::InvalidRecord | Code::InvalidTimestamp
+    )
+}
+
 /// What will not pass without a person; all else may.
 fn retry(code: RDKafkaErrorCode) -> Retry {
     use RDKafkaErrorCode as Code;
@@ -277,7 +289,6 @@ fn retry(code: RDKafkaErrorCode) -> Retry {
         | Code::ClusterAuthorizationFailed
         | Code::SaslAuthenticationFailed
         | Code::Authentication
-        | Code::MessageSizeTooLarge
         | Code::InvalidReplicationFactor
         | Code::InvalidPartitions
         | Code::InvalidTopic

@@ -181,7 +181,7 @@ impl JobStore {
 }
 
 /// The end of a job as one change.
-pub(super) fn finishing(job: &Job, from: JobStatus, rejects: Vec<RejectSample>) -> Result<Write> {
+pub(super) fn finishing(job: &Job, from: JobStatus, _rejects: Vec<RejectSample>) -> Result<Write> {
     let error = job.error.as_ref().map(to_json).transpose().map_err(failed("finish a job"))?;
     let artifacts = (!job.artifacts.is_empty()).then(|| to_json(&job.artifacts)).transpose();
     let artifacts = artifacts.map_err(failed("finish a job"))?;
@@ -202,7 +202,7 @@ pub(super) fn finishing(job: &Job, from: JobStatus, rejects: Vec<RejectSample>) 
         from.as_str(),
         job.attempt,
     ];
-    Ok(Write::new(FINISH, values).telling(Event::finished(job, rejects, finished_at)))
+    Ok(Write::new(FINISH, values).telling(Event::finished(job, finished_at)))
 }
 
 pub(super) fn ended(job: &Job, outcome: Outcome) -> Job {

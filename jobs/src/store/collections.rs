@@ -21,6 +21,8 @@ use crate::{Job, Result};
 
 /// How long who took up a collection has it to itself. Two at the same would do no harm, only the work twice.
 const LEASE: Duration = Duration::from_secs(60);
+/// How long a collection that could not be copied waits, so that the others come first.
+const PUT_OFF: Duration = Duration::from_secs(30);
 /// Jobs of one collection at most; the next one takes the others.
 const JOBS_MAX: u32 = 10_000;
 
@@ -32,7 +34,7 @@ const BEGIN: &str = "INSERT INTO tidemill_collections (collection_id, pipeline, 
     VALUES (?, ?, ?, ?, ?)";
 const TAKE_UP: &str = "UPDATE tidemill_collections SET lease_until = ? \
     WHERE collection_id = ? AND finished_at IS NULL AND lease_until = ?";
-const RELEASE: &str = "UPDATE tidemill_collections SET lease_until = 0 WHERE collection_id = ?";
+const RELEASE: &str = "UPDATE tidemill_collections SET lease_until = ? WHERE collection_id = ?";
 const END: &str =
     "UPDATE tidemill_collections SET finished_at = ? WHERE collection_id = ? AND finished_at IS NULL";
 const DOWNLOADED: &str =
@@ -82,7 +84,7 @@ impl JobStore {
     pub async fn take_up_collections(&self, then: DateTime<Utc>, limit: u32) -> Result<Vec<Collection>> {
         const ACTION: &str = "look for collections";
         let statement = "SELECT collection_id, pipeline, slot, folder, lease_until FROM tidemill_collections \
-            WHERE finished_at IS NULL AND lease_until <= ? ORDER BY slot LIMIT ?";
+            WHERE finished_at IS NULL AND lease_until <= ? ORDER BY lease_until, slot LIMIT ?";
         let lease_until = micros(now() + span(LEASE));
         let mut taken = Vec::new();
         for row in self.rows(ACTION, statement, values![micros(then), limit]).await? {
@@ -110,9 +112,10 @@ impl JobStore {
         self.commit("end a collection", &write).await
     }
 
-    /// Gives a collection up that could not be copied, so that it can be taken up at once.
+    /// Puts a collection off that could not be copied: it is taken up again in half a minute, after those that waited longer.
     pub async fn release_collection(&self, collection: &Collection) -> Result<()> {
-        self.execute("release a collection", RELEASE, values![collection.id.as_str()]).await.map(drop)
+        let values = values![micros(now() + span(PUT_OFF)), collection.id.as_str()];
+        self.execute("release a collection", RELEASE, values).await.map(drop)
     }
 }
 

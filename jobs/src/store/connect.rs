@@ -4,7 +4,8 @@ use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
-use sqlx::migrate::Migrator;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::mysql::MySqlDatabaseError;
 use sqlx::{AnyConnection, Connection, Executor};
 use tokio::sync::Semaphore;
 use tracing::warn;
@@ -22,6 +23,9 @@ const MIGRATIONS_TABLE: &str = "tidemill_jobs_migrations";
 const MIGRATE_TRIES: u32 = 3;
 /// Pause between these tries.
 const MIGRATE_PAUSE: Duration = Duration::from_millis(200);
+
+/// MySQL's number for a table that is not there.
+const NO_SUCH_TABLE: u16 = 1146;
 
 /// Strict: a value that does not fit is an error. READ COMMITTED: no gap locks, so fewer deadlocks.
 const MYSQL_SESSION: &str = "SET SESSION \
@@ -61,7 +65,7 @@ impl JobStore {
     pub async fn migrate(&self) -> Result<()> {
         let mut tries = 1;
         loop {
-            match migrations(self.dialect).run(&self.pool).await {
+            match self.migrate_once().await {
                 Err(error) if tries < MIGRATE_TRIES => warn!(%error, "failed to migrate, trying again"),
                 done => return done.map_err(Error::Migrate),
             }
@@ -70,16 +74,35 @@ impl JobStore {
         }
     }
 
-    /// Reaches the database, for readiness and `tidemill doctor`.
+    /// On a connection that ends with it: a migration that fails does not give its lock back, and every other process
+    /// would wait for that without end.
+    async fn migrate_once(&self) -> Result<(), MigrateError> {
+        let mut connection = self.pool.acquire().await?.detach();
+        migrations(self.dialect).run(&mut connection).await
+    }
+
+    /// Reaches the database, for readiness and `tidemill doctor`. A server that takes no writes does not pass.
     pub async fn ping(&self) -> Result<()> {
-        let answer = sqlx::query("SELECT 1").execute(&self.pool);
-        self.bounded(answer).await.map(drop).map_err(failed("ping"))
+        let question = match self.dialect {
+            Dialect::Sqlite => "SELECT 1",
+            // Changes no row, and a server that is read-only refuses it all the same.
+            Dialect::MySql => "UPDATE tidemill_jobs SET attempt = attempt WHERE job_id = ''",
+        };
+        match self.bounded(sqlx::query(question).execute(&self.pool)).await {
+            // Reached before the schema was made.
+            Err(error) if number(&error) == Some(NO_SUCH_TABLE) => Ok(()),
+            answer => answer.map(drop).map_err(failed("ping")),
+        }
     }
 
     /// Closes the connections once those in use are given back.
     pub async fn close(&self) {
         self.pool.close().await;
     }
+}
+
+fn number(error: &sqlx::Error) -> Option<u16> {
+    Some(error.as_database_error()?.try_downcast_ref::<MySqlDatabaseError>()?.number())
 }
 
 /// An error of the database during `action`.

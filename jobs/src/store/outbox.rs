@@ -2,19 +2,23 @@
 //!
 //! A relay in the same process gets an event handed over at the commit, with the row leased to it, so that
 //! nothing has to be read back. Rows of processes without a relay, of relays that died, and those that
-//! wait for their time are found by the relay's poll.
+//! wait for their time are found by the relay's poll. An event that the log refuses for good is a dead letter: its row stays,
+//! is due no more, and waits for a person.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use chrono::{DateTime, Utc};
+use serde::Serialize;
 use sqlx::Row;
 use sqlx::any::AnyRow;
 use tokio::sync::mpsc;
+use tracing::error;
 
 use super::connect::failed;
 use super::write::{AnyQuery, Value, query, values};
 use super::{JobStore, now};
 use crate::store::rows::micros;
-use crate::{Event, Result, Topic};
+use crate::{Error, Event, Result, Topic};
 
 /// How long a relay has a row to itself. After a crash its events wait this long at most.
 const LEASE_MICROS: i64 = 5_000_000;
@@ -55,6 +59,36 @@ impl OutboxRow {
 
     pub(super) fn is_leased(&self) -> bool {
         self.relay.is_some()
+    }
+}
+
+/// An event that the log refused for good.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct DeadLetter {
+    /// The event.
+    pub event_id: String,
+    /// `landed` or `finished`.
+    pub topic: String,
+    /// Its job.
+    pub job_id: String,
+    /// Size of the event.
+    pub size_bytes: u64,
+    /// When it was parked.
+    pub parked_at: DateTime<Utc>,
+    /// Why.
+    pub error: String,
+}
+
+impl DeadLetter {
+    fn from_row(row: &AnyRow) -> sqlx::Result<Self> {
+        Ok(Self {
+            event_id: row.try_get(0)?,
+            topic: row.try_get(1)?,
+            job_id: row.try_get(2)?,
+            size_bytes: row.try_get::<i64, _>(3)?.unsigned_abs(),
+            parked_at: DateTime::from_timestamp_micros(row.try_get(4)?).unwrap_or_default(),
+            error: row.try_get::<Option<String>, _>(5)?.unwrap_or_default(),
+        })
     }
 }
 
@@ -103,6 +137,13 @@ impl Handover {
     }
 }
 
+/// When a dead letter is due.
+const NEVER: i64 = i64::MAX;
+/// Characters that are kept of why an event was refused.
+const ERROR_CHARS_MAX: usize = 2_000;
+
+const PARK: &str = "UPDATE tidemill_outbox SET due_at = ?, relay = NULL, dead_at = ?, error = ? \
+    WHERE event_id = ? AND dead_at IS NULL";
 const INSERT: &str = "INSERT INTO tidemill_outbox \
     (event_id, topic, job_id, payload, created_at, due_at, relay) VALUES (?, ?, ?, ?, ?, ?, ?)";
 
@@ -151,9 +192,60 @@ impl JobStore {
         );
         let mut values = values![relay, now + LEASE_MICROS];
         values.extend(ids.into_iter().map(Value::from));
-        let rows = self.bounded(query(&mine, values).fetch_all(&self.pool)).await;
-        let rows = rows.and_then(|rows| rows.iter().map(from_row).collect());
-        rows.map_err(failed(ACTION))
+        let mut taken = Vec::new();
+        for row in self.rows(ACTION, &mine, values).await? {
+            match from_row(&row).map_err(failed(ACTION))? {
+                Ok(row) => taken.push(row),
+                Err((event_id, message)) => self.park(&event_id, &message).await?,
+            }
+        }
+        Ok(taken)
+    }
+
+    /// Parks an event that the log refuses for good as a dead letter, and says so once.
+    pub(crate) async fn park_event(&self, row: &OutboxRow, refusal: &Error) -> Result<()> {
+        self.park(&row.event_id, &refusal.to_string()).await
+    }
+
+    async fn park(&self, event_id: &str, message: &str) -> Result<()> {
+        let message: String = message.chars().take(ERROR_CHARS_MAX).collect();
+        let values = values![NEVER, micros(now()), message.as_str(), event_id];
+        if self.execute("park an event", PARK, values).await? > 0 {
+            error!(event_id, error = message, "an event is a dead letter: see `tidemill jobs dead-letters`");
+        }
+        Ok(())
+    }
+
+    /// The dead letters, the oldest first, at most `limit`.
+    pub async fn dead_letters(&self, limit: u32) -> Result<Vec<DeadLetter>> {
+        const ACTION: &str = "list dead letters";
+        let statement = "SELECT event_id, topic, job_id, LENGTH(payload), dead_at, error FROM tidemill_outbox \
+            WHERE dead_at IS NOT NULL ORDER BY id LIMIT ?";
+        let rows = self.rows(ACTION, statement, values![limit]).await?;
+        rows.iter().map(DeadLetter::from_row).collect::<sqlx::Result<_>>().map_err(failed(ACTION))
+    }
+
+    /// Has a dead letter published again, by the next relay that looks. False when there is none with this id.
+    pub async fn revive_dead_letter(&self, event_id: &str) -> Result<bool> {
+        let statement = "UPDATE tidemill_outbox SET due_at = ?, dead_at = NULL, error = NULL \
+            WHERE event_id = ? AND dead_at IS NOT NULL";
+        Ok(self.execute("revive a dead letter", statement, values![micros(now()), event_id]).await? > 0)
+    }
+
+    /// Forgets a dead letter. False when there is none with this id.
+    pub async fn drop_dead_letter(&self, event_id: &str) -> Result<bool> {
+        let statement = "DELETE FROM tidemill_outbox WHERE event_id = ? AND dead_at IS NOT NULL";
+        Ok(self.execute("drop a dead letter", statement, values![event_id]).await? > 0)
+    }
+
+    /// Events that wait for the relay, and dead letters.
+    pub(super) async fn outbox_lengths(&self) -> Result<(u64, u64)> {
+        const ACTION: &str = "count events";
+        let rows =
+            self.rows(ACTION, "SELECT COUNT(*), COUNT(dead_at) FROM tidemill_outbox", values![]).await?;
+        let counts = rows.first().map(|row| Ok((row.try_get::<i64, _>(0)?, row.try_get::<i64, _>(1)?)));
+        let (all, dead) = counts.transpose().map_err(failed(ACTION))?.unwrap_or_default();
+        Ok(((all - dead).unsigned_abs(), dead.unsigned_abs()))
     }
 
     /// Forgets events that are published.
@@ -178,17 +270,19 @@ pub(super) fn marks(count: usize) -> String {
     vec!["?"; count].join(", ")
 }
 
-fn from_row(row: &AnyRow) -> sqlx::Result<OutboxRow> {
-    let topic: String = row.try_get("topic")?;
-    let topic = Topic::parse(&topic)
-        .ok_or_else(|| sqlx::Error::Decode(format!("unknown topic `{topic}` in the outbox").into()))?;
-    Ok(OutboxRow {
-        event_id: row.try_get("event_id")?,
+/// The row, or the event's id and why nobody can publish it.
+fn from_row(row: &AnyRow) -> sqlx::Result<Result<OutboxRow, (String, String)>> {
+    let (event_id, topic): (String, String) = (row.try_get("event_id")?, row.try_get("topic")?);
+    let Some(topic) = Topic::parse(&topic) else {
+        return Ok(Err((event_id, format!("unknown topic `{topic}` in the outbox"))));
+    };
+    Ok(Ok(OutboxRow {
+        event_id,
         topic,
         job_id: row.try_get("job_id")?,
         payload: row.try_get("payload")?,
         created_at: row.try_get("created_at")?,
         due_at: row.try_get("due_at")?,
         relay: None,
-    })
+    }))
 }

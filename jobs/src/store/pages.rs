@@ -3,6 +3,8 @@
 //! Every change is fenced by the run's slot in the same transaction, so a fetcher that was overtaken changes
 //! nothing; the end of a run and the job over its pages are one transaction. Called by ingest's fetch.
 
+use std::collections::HashSet;
+
 use chrono::{DateTime, Utc};
 use sqlx::Row;
 use sqlx::any::AnyRow;
@@ -140,9 +142,12 @@ impl JobStore {
         Ok(self.get(claim.run_id).await?.is_some_and(|found| found.error == job.error))
     }
 
-    /// Those of `runs` that are still running: their objects are not yet a job's.
-    pub async fn runs_under_way(&self, runs: &[JobId]) -> Result<std::collections::HashSet<JobId>> {
-        self.ids_among("SELECT run_id FROM tidemill_slots WHERE status = 'running' AND run_id", runs).await
+    /// Those of `runs` that are done and were taken over at least once: a former fetcher may have left pages that the
+    /// run's job does not name.
+    pub async fn runs_taken_over(&self, runs: &[JobId]) -> Result<HashSet<JobId>> {
+        let question =
+            "SELECT run_id FROM tidemill_slots WHERE status = 'done' AND attempt > 1 AND run_id IN ({ids})";
+        self.ids_among(question, runs).await
     }
 
     /// Forgets the pages of runs that ended before `time`; gives how many. At most 10,000 in one call.

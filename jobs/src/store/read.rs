@@ -15,7 +15,7 @@ use crate::{Error, Job, JobId, JobStatus, Result};
 
 /// The largest page of jobs.
 const PAGE_MAX: u32 = 1_000;
-/// Ids in one question, as of [`JobStore::jobs_with_objects`].
+/// Ids in one question, as of [`JobStore::owners_of_objects`].
 pub(super) const IDS_MAX: usize = 500;
 
 impl JobStore {
@@ -40,17 +40,22 @@ impl JobStore {
         Ok(JobPage { jobs: found.into_iter().map(|stored| stored.job).collect(), next_cursor })
     }
 
-    /// Those of `jobs` that there are and have objects: an object whose job is not among them belongs to nobody.
-    pub async fn jobs_with_objects(&self, jobs: &[JobId]) -> Result<HashSet<JobId>> {
-        self.ids_among("SELECT job_id FROM tidemill_jobs WHERE files <> '[]' AND job_id", jobs).await
+    /// Those of `ids` to which objects belong: jobs that have some, and runs under way, whose pages are there before
+    /// the job that will have the run's id. One statement sees both tables at one instant, so a run that completes
+    /// meanwhile is found as one or the other; two questions would miss it.
+    pub async fn owners_of_objects(&self, ids: &[JobId]) -> Result<HashSet<JobId>> {
+        let question = "SELECT job_id FROM tidemill_jobs WHERE files <> '[]' AND job_id IN ({ids}) UNION \
+            SELECT run_id FROM tidemill_slots WHERE status = 'running' AND run_id IN ({ids})";
+        self.ids_among(question, ids).await
     }
 
-    /// The ids that a question finds among these; it ends before `IN`.
+    /// The ids that a question finds among these, which take the place of `{ids}` in it.
     pub(super) async fn ids_among(&self, question: &str, ids: &[JobId]) -> Result<HashSet<JobId>> {
         let mut found = HashSet::new();
         for ids in ids.chunks(IDS_MAX) {
-            let statement = format!("{question} IN ({})", marks(ids.len()));
-            let values = ids.iter().map(|id| Value::from(id.to_string())).collect();
+            let statement = question.replace("{ids}", &marks(ids.len()));
+            let places = question.matches("{ids}").count();
+            let values = (0..places).flat_map(|_| ids).map(|id| Value::from(id.to_string())).collect();
             for row in self.rows("look for jobs", &statement, values).await? {
                 let id: String = row.try_get(0).map_err(failed("look for jobs"))?;
                 found.extend(id.parse::<JobId>().ok());
@@ -68,10 +73,7 @@ impl JobStore {
         for row in self.rows(ACTION, statement, values![]).await? {
             add_status(&mut stats, &row).map_err(failed(ACTION))?;
         }
-        let outbox = self.rows(ACTION, "SELECT COUNT(*) FROM tidemill_outbox", values![]).await?;
-        let length =
-            outbox.first().map(|row| row.try_get::<i64, _>(0)).transpose().map_err(failed(ACTION))?;
-        stats.outbox_length = length.unwrap_or(0).unsigned_abs();
+        (stats.outbox_length, stats.dead_letters) = self.outbox_lengths().await?;
         Ok(stats)
     }
 

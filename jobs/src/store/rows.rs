@@ -99,7 +99,7 @@ fn json<T: serde::de::DeserializeOwned>(text: String, column: &str) -> sqlx::Res
     serde_json::from_str(&text).map_err(|error| bad(column, error))
 }
 
-fn parsed<T>(row: &AnyRow, column: &str) -> sqlx::Result<T>
+pub(super) fn parsed<T>(row: &AnyRow, column: &str) -> sqlx::Result<T>
 where
     T: std::str::FromStr<Err: std::error::Error + Send + Sync + 'static>,
 {

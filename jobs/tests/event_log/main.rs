@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use support::{Log, drained, next, on_both, publish};
-use tidemill_jobs::{Record, Subscription, Topic};
+use tidemill_jobs::{Error, Record, Subscription, Topic};
 
 on_both!(
     what_was_published_is_there_for_who_comes_later,
@@ -26,6 +26,7 @@ on_both!(
     a_member_that_works_long_keeps_its_place,
     a_next_that_is_dropped_loses_nothing,
     topics_may_be_made_again_and_the_broker_answers,
+    a_record_that_is_too_large_is_refused_for_good,
 );
 
 async fn what_was_published_is_there_for_who_comes_later(log: Log) {
@@ -232,4 +233,13 @@ async fn topics_may_be_made_again_and_the_broker_answers(log: Log) {
     log.log.create_topics().await.unwrap();
     log.log.create_topics().await.unwrap();
     log.log.ping().await.unwrap();
+}
+
+async fn a_record_that_is_too_large_is_refused_for_good(log: Log) {
+    let refused = log.log.publish(Topic::Landed, "large", &vec![b'x'; 2_400_000]).await.unwrap_err();
+    assert!(matches!(refused, Error::Record { size_bytes: 2_400_000, .. }), "{refused}");
+    publish(&log, 0..1).await;
+    let mut member = log.subscribe("g").await;
+    assert_eq!(drained(&mut *member, 1).await[0].key, "job-0");
+    member.close().await.unwrap();
 }

@@ -58,7 +58,9 @@ async fn a_collection_left_half_way_is_taken_up_with_the_same_jobs(db: Database)
     assert_eq!(db.store.take_up_collections(Utc::now(), 9).await.unwrap(), [], "its collector lives");
     let other = db.another_process().await;
     db.store.release_collection(&begun).await.unwrap();
-    let now = Utc::now();
+    let taken = db.store.take_up_collections(Utc::now(), 9).await.unwrap();
+    assert!(taken.is_empty(), "others come first: {taken:?}");
+    let now = Utc::now() + TimeDelta::seconds(31);
     let (one, two) = tokio::join!(db.store.take_up_collections(now, 9), other.take_up_collections(now, 9));
     let taken = [one.unwrap(), two.unwrap()].concat();
     assert_eq!(taken, std::slice::from_ref(&begun), "by one of them");

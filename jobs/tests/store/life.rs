@@ -1,7 +1,7 @@
 //! A job's changes: one claim wins, an older attempt changes nothing, and each change tells its event.
 
 use chrono::{TimeDelta, Utc};
-use tidemill_jobs::{Error, EventKind, FinishedData, JobId, JobStatus, RejectSample, StoreLimits};
+use tidemill_jobs::{Error, EventKind, JobId, JobStatus, NewJob, StoreLimits};
 
 use crate::support::{Database, claim, claimed, committed, failure, landed, new_job, on_both, success};
 
@@ -10,7 +10,8 @@ on_both!(
     a_job_keeps_the_version_of_its_first_claim,
     a_job_handed_back_waits_for_its_time,
     an_older_attempt_changes_nothing,
-    a_finished_job_carries_its_counts_and_tells_them,
+    a_finished_job_carries_its_counts_and_its_end_is_told,
+    events_of_the_largest_job_are_small,
     the_same_end_may_be_repeated,
     a_cancelled_job_is_taken_from_its_worker,
     only_a_failed_job_is_retried,
@@ -80,28 +81,28 @@ async fn an_older_attempt_changes_nothing(db: Database) {
     assert!(db.settler.finish(&new, success(), Vec::new()).await.unwrap());
 }
 
-async fn a_finished_job_carries_its_counts_and_tells_them(db: Database) {
+async fn a_finished_job_carries_its_counts_and_its_end_is_told(db: Database) {
     let claim = claimed(&db.store, "sales").await;
-    let reject = |line| RejectSample {
-        file: None,
-        line,
-        column: Some("id".to_owned()),
-        code: "not_int64".to_owned(),
-        message: "`x` is no integer".to_owned(),
-    };
-    let rejects = (0..100).map(reject).collect();
-    assert!(db.settler.finish(&claim, success(), rejects).await.unwrap());
+    assert!(db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
     let job = db.store.get(claim.job.job_id).await.unwrap().unwrap();
     assert_eq!((job.status, job.counts.records_rejected), (JobStatus::Success, 2));
     assert_eq!(job.report_file_path.as_deref(), Some("jobs/x/report.json"));
     assert!(job.finished_at.unwrap() >= job.started_at.unwrap());
     let mut events = db.outbox().await;
     assert_eq!(events.len(), 2);
-    let EventKind::Finished(data) = events.remove(1).kind else { panic!("not a finished event") };
-    let FinishedData { job: told, rejects, .. } = *data;
-    // The attempt is not part of what others see.
-    assert_eq!(tidemill_jobs::Job { attempt: 1, ..told }, job);
-    assert_eq!(rejects.len(), FinishedData::REJECTS_MAX);
+    let EventKind::Finished(told) = events.remove(1).kind else { panic!("not a finished event") };
+    assert_eq!((told.job_id, &told.pipeline, told.status), (job.job_id, &job.pipeline, job.status));
+    assert_eq!((Some(told.finished_at), told.attempt), (job.finished_at, claim.attempt));
+}
+
+async fn events_of_the_largest_job_are_small(db: Database) {
+    let keys = (0..12_000).map(|number| format!("{number:0>200}")).collect();
+    let job = landed(&db.store, NewJob { files: keys, ..new_job("sales") }).await;
+    let claim = claim(&db.store, job.job_id).await.unwrap();
+    assert!(db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
+    assert_eq!(db.store.get(job.job_id).await.unwrap().unwrap().files_to_process.len(), 12_000);
+    let sizes: Vec<_> = db.outbox().await.iter().map(|event| event.to_json().unwrap().len()).collect();
+    assert!(sizes.len() == 2 && sizes.iter().all(|size| *size < 1_000), "{sizes:?} bytes");
 }
 
 async fn the_same_end_may_be_repeated(db: Database) {

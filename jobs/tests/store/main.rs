@@ -1,11 +1,13 @@
-//! The job store, its sweeper and its relay, on SQLite and on MySQL, from one body of tests.
-//! MySQL or MariaDB is the one at `TIDEMILL_TEST_MYSQL_URL`.
+//! The job store, its sweeper and its relay, on SQLite, MariaDB and MySQL, from one body of tests.
 
 // Clippy knows test functions, not the helpers of an integration test.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod collections;
+#[path = "../../../tests/servers/databases.rs"]
+mod databases;
 mod life;
+mod notices;
 mod relay;
 mod settle;
 mod slots;
@@ -14,11 +16,14 @@ mod sweeper;
 mod turns;
 mod uploads;
 
+use std::time::Duration;
+
 use support::{Database, claimed, landed, new_job, on_both};
 use tidemill_jobs::{Error, Job, JobFilter, JobId, JobStatus};
 
 on_both!(
     migrating_again_changes_nothing,
+    a_migration_that_fails_holds_no_other_process_up,
     a_session_is_strict_durable_and_in_utc,
     a_job_comes_back_as_it_landed,
     pages_hold_each_job_once_and_the_newest_first,
@@ -38,6 +43,17 @@ async fn migrating_again_changes_nothing(db: Database) {
     second.unwrap();
     assert_eq!(db.store.get(job.job_id).await.unwrap(), Some(job));
     db.store.ping().await.unwrap();
+}
+
+async fn a_migration_that_fails_holds_no_other_process_up(db: Database) {
+    let mark = async |sql: &'static str| sqlx::query(sql).execute(db.store.pool()).await.unwrap();
+    mark("UPDATE tidemill_jobs_migrations SET success = FALSE WHERE version = 1").await;
+    assert!(matches!(db.store.migrate().await, Err(Error::Migrate(_))), "an unfinished one was passed over");
+    let other = db.another_process().await;
+    let answered = tokio::time::timeout(Duration::from_secs(30), other.migrate()).await;
+    assert!(matches!(answered, Ok(Err(Error::Migrate(_)))), "{answered:?}");
+    mark("UPDATE tidemill_jobs_migrations SET success = TRUE WHERE version = 1").await;
+    other.migrate().await.unwrap();
 }
 
 async fn a_session_is_strict_durable_and_in_utc(db: Database) {
@@ -182,6 +198,6 @@ async fn objects_without_a_job_are_told_apart(db: Database) {
     let job = landed(&db.store, new_job("sales")).await;
     let mut asked: Vec<JobId> = (0..1_200).map(|_| JobId::new()).collect();
     asked.push(job.job_id);
-    let found = db.store.jobs_with_objects(&asked).await.unwrap();
+    let found = db.store.owners_of_objects(&asked).await.unwrap();
     assert_eq!(found.into_iter().collect::<Vec<_>>(), [job.job_id]);
 }

@@ -9,11 +9,13 @@ use async_trait::async_trait;
 use chrono::{TimeDelta, Utc};
 use tempfile::TempDir;
 use tidemill_jobs::{
-    EmbeddedLog, Error, Event, EventLog, JobId, JobStore, PartitionLag, Relay, Result, Subscription, Topic,
+    EmbeddedLog, Error, Event, EventLog, JobId, JobStore, KafkaLog, KafkaSettings, PartitionLag, Relay,
+    Result, Subscription, Topic,
 };
 use tidemill_pipelines::Retry;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::support::{Database, claimed, landed, new_job, on_both, success};
 
@@ -24,14 +26,17 @@ on_both!(
     events_of_a_relay_that_died_are_taken_over,
     a_delayed_event_waits_for_its_time,
     a_relay_publishes_what_it_has_before_it_ends,
+    an_event_that_the_log_refuses_for_good_is_parked,
+    an_event_that_kafka_refuses_for_good_is_parked,
+    an_event_of_an_unknown_topic_is_parked,
 );
 
 /// More than any wait of a test should take.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// An embedded log that can be away.
+/// A log that can be away.
 struct Switched {
-    log: EmbeddedLog,
+    log: Arc<dyn EventLog>,
     away: AtomicBool,
 }
 
@@ -69,6 +74,22 @@ impl Log {
     async fn new() -> Self {
         let folder = TempDir::new().unwrap();
         let log = EmbeddedLog::open(&folder.path().join("events.db"), 4).await.unwrap();
+        Self::over(folder, Arc::new(log)).await
+    }
+
+    async fn kafka() -> Self {
+        let settings = KafkaSettings {
+            bootstrap_servers: std::env::var("TIDEMILL_TEST_KAFKA").expect("TIDEMILL_TEST_KAFKA is not set"),
+            topic_prefix: format!("test-{}", Uuid::now_v7().simple()),
+            partitions: 4,
+            ..KafkaSettings::default()
+        };
+        let log = KafkaLog::new(settings).unwrap();
+        log.create_topics().await.unwrap();
+        Self::over(TempDir::new().unwrap(), Arc::new(log)).await
+    }
+
+    async fn over(folder: TempDir, log: Arc<dyn EventLog>) -> Self {
         let landed = log.subscribe(Topic::Landed, "test").await.unwrap();
         Self { _folder: folder, switched: Arc::new(Switched { log, away: AtomicBool::new(false) }), landed }
     }
@@ -209,4 +230,70 @@ async fn a_relay_publishes_what_it_has_before_it_ends(db: Database) {
     // Who commits from here on leaves the event to others.
     landed(&db.store, new_job("sales")).await;
     assert_eq!(db.told().await.len(), 1);
+}
+
+/// Writes an event into the outbox as an older or newer version may have left it there.
+async fn put(db: &Database, topic: &str, payload: String) -> String {
+    let event_id = Uuid::now_v7().to_string();
+    let insert = "INSERT INTO tidemill_outbox (event_id, topic, job_id, payload, created_at, due_at) \
+        VALUES (?, ?, ?, ?, 0, 0)";
+    let query = sqlx::query(insert).bind(event_id.clone()).bind(topic.to_owned());
+    let query = query.bind(JobId::new().to_string()).bind(payload);
+    query.execute(db.store.pool()).await.unwrap();
+    event_id
+}
+
+/// A poisoned event is parked once, all others arrive, in their order; it can be revived and dropped.
+async fn is_parked(db: &Database, mut log: Log, topic: &str, payload: String) {
+    let poison = put(db, topic, payload).await;
+    let other = db.another_process().await;
+    let mut expected = Vec::new();
+    for _ in 0..20 {
+        expected.push(landed(&other, new_job("sales")).await.job_id);
+    }
+    let relay = log.relay(&db.store);
+    let found = log.next_set(20).await;
+    assert_eq!(found, expected.into_iter().collect());
+    let parked = || async {
+        let start = Instant::now();
+        loop {
+            let stats = db.store.queue_stats().await.unwrap();
+            if (stats.outbox_length, stats.dead_letters) == (0, 1) {
+                return db.store.dead_letters(10).await.unwrap().remove(0);
+            }
+            assert!(start.elapsed() < PATIENCE, "{stats:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let letter = parked().await;
+    assert_eq!((letter.event_id.as_str(), letter.topic.as_str()), (poison.as_str(), topic));
+    assert!(!letter.error.is_empty() && letter.parked_at <= Utc::now());
+    // What comes later is not held up either.
+    let later = landed(&other, new_job("sales")).await.job_id;
+    assert_eq!(log.next().await, later);
+    assert!(db.store.revive_dead_letter(&poison).await.unwrap());
+    let again = parked().await;
+    assert!(again.parked_at > letter.parked_at, "it was tried again");
+    assert!(db.store.drop_dead_letter(&poison).await.unwrap());
+    assert!(!db.store.drop_dead_letter(&poison).await.unwrap());
+    assert_eq!(db.store.dead_letters(10).await.unwrap(), []);
+    relay.stop().await;
+}
+
+/// The end of a job of 12,000 keys, as earlier versions told of it.
+fn large() -> String {
+    serde_json::json!({ "data": { "job": { "files_to_process": vec!["k".repeat(200); 12_000] } } })
+        .to_string()
+}
+
+async fn an_event_that_the_log_refuses_for_good_is_parked(db: Database) {
+    is_parked(&db, Log::new().await, "finished", large()).await;
+}
+
+async fn an_event_that_kafka_refuses_for_good_is_parked(db: Database) {
+    is_parked(&db, Log::kafka().await, "finished", large()).await;
+}
+
+async fn an_event_of_an_unknown_topic_is_parked(db: Database) {
+    is_parked(&db, Log::new().await, "of_the_future", "{}".to_owned()).await;
 }

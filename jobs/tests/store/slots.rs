@@ -22,7 +22,8 @@ on_both!(
     a_run_ends_together_with_the_job_over_its_pages,
     a_run_that_fails_is_told_of_as_a_failed_job,
     a_job_of_a_failed_run_is_never_done,
-    the_objects_of_a_run_under_way_belong_to_somebody,
+    the_objects_of_a_run_belong_to_somebody_under_way_and_as_a_job,
+    the_objects_of_a_failed_run_belong_to_nobody,
     pages_of_old_runs_are_forgotten,
 );
 
@@ -189,7 +190,8 @@ async fn a_run_that_fails_is_told_of_as_a_failed_job(db: Database) {
     assert!(job.files_to_process.is_empty() && job.finished_at.is_some());
     let [event] = &db.outbox().await[..] else { panic!("not one event") };
     let EventKind::Finished(told) = &event.kind else { panic!("{event:?}") };
-    assert_eq!(&told.job, job);
+    assert_eq!((told.job_id, told.status), (job.job_id, JobStatus::Failed));
+    assert_eq!(Some(told.finished_at), job.finished_at);
     // The answer was lost: the same again tells nobody twice.
     assert!(fail(&db.store, &claim).await);
     assert_eq!(db.told().await.len(), 1);
@@ -211,14 +213,25 @@ async fn a_job_of_a_failed_run_is_never_done(db: Database) {
     assert!(claim(&db.store, next.job_id).await.is_some());
 }
 
-async fn the_objects_of_a_run_under_way_belong_to_somebody(db: Database) {
+async fn the_objects_of_a_run_belong_to_somebody_under_way_and_as_a_job(db: Database) {
     let claim = claimed(&db.store, LEASE).await;
     let asked = [claim.run_id, JobId::new()];
-    let found = db.store.runs_under_way(&asked).await.unwrap();
-    assert_eq!(found.into_iter().collect::<Vec<_>>(), [claim.run_id]);
+    let owners = |found: std::collections::HashSet<JobId>| found.into_iter().collect::<Vec<_>>();
+    assert_eq!(owners(db.store.owners_of_objects(&asked).await.unwrap()), [claim.run_id]);
+    assert!(db.store.release_slot(&claim).await.unwrap());
+    let again = claimed(&db.store, LEASE).await;
+    assert_eq!((again.run_id, again.attempt), (claim.run_id, 2));
+    assert_eq!(owners(db.store.owners_of_objects(&asked).await.unwrap()), [claim.run_id]);
+    assert!(db.store.runs_taken_over(&asked).await.unwrap().is_empty(), "it is under way");
+    assert!(db.store.complete_run(&again, job_of(&again)).await.unwrap().is_some());
+    assert_eq!(owners(db.store.owners_of_objects(&asked).await.unwrap()), [claim.run_id]);
+    assert_eq!(owners(db.store.runs_taken_over(&asked).await.unwrap()), [claim.run_id]);
+}
+
+async fn the_objects_of_a_failed_run_belong_to_nobody(db: Database) {
+    let claim = claimed(&db.store, LEASE).await;
     assert!(fail(&db.store, &claim).await);
-    assert!(db.store.runs_under_way(&asked).await.unwrap().is_empty());
-    assert!(db.store.jobs_with_objects(&asked).await.unwrap().is_empty());
+    assert!(db.store.owners_of_objects(&[claim.run_id]).await.unwrap().is_empty());
 }
 
 async fn pages_of_old_runs_are_forgotten(db: Database) {

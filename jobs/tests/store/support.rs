@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::databases::databases;
 use chrono::{TimeDelta, Utc};
 use sqlx::Row;
 use tempfile::TempDir;
@@ -14,7 +15,7 @@ use tidemill_jobs::{
 use tidemill_pipelines::{Blame, Duplicates};
 use uuid::Uuid;
 
-/// Makes each test run on SQLite and on MySQL.
+/// Makes each test run on SQLite, and on MariaDB and MySQL one after the other.
 macro_rules! on_both {
     ($($name:ident),* $(,)?) => {
         mod on_sqlite {
@@ -100,17 +101,19 @@ pub async fn on_sqlite<T: Future<Output = ()> + Send + 'static>(test: fn(Databas
 }
 
 pub async fn on_mysql<T: Future<Output = ()> + Send + 'static>(test: fn(Database) -> T) {
-    let server = std::env::var("TIDEMILL_TEST_MYSQL_URL").expect("TIDEMILL_TEST_MYSQL_URL is not set");
     sqlx::any::install_default_drivers();
-    let name = format!("tidemill_test_{}", Uuid::now_v7().simple());
-    let admin = sqlx::AnyPool::connect(&server).await.unwrap();
-    let run = |statement: String| sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&admin);
-    run(format!("CREATE DATABASE {name}")).await.unwrap();
-    let url = format!("{}/{name}", server.trim_end_matches('/'));
-    let done = tokio::spawn(async move { test(Database::open(url).await).await }).await;
-    run(format!("DROP DATABASE {name}")).await.unwrap();
-    if let Err(failed) = done {
-        std::panic::resume_unwind(failed.into_panic());
+    for (server, url) in databases() {
+        eprintln!("on {server}");
+        let name = format!("tidemill_test_{}", Uuid::now_v7().simple());
+        let admin = sqlx::AnyPool::connect(&url).await.unwrap();
+        let run = |statement: String| sqlx::query(sqlx::AssertSqlSafe(statement)).execute(&admin);
+        run(format!("CREATE DATABASE {name}")).await.unwrap();
+        let url = format!("{url}/{name}");
+        let done = tokio::spawn(async move { test(Database::open(url).await).await }).await;
+        run(format!("DROP DATABASE {name}")).await.unwrap();
+        if let Err(failed) = done {
+            std::panic::resume_unwind(failed.into_panic());
+        }
     }
 }
 

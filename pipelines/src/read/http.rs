@@ -169,10 +169,23 @@ fn pages(spec: Option<PagesSpec>, node: Option<&Node>, problems: &mut Problems) 
                 None => None,
                 Some(path) => Some(json_path(path, place("number", "records"), problems)?),
             };
-            let first = number.first.unwrap_or(1).into();
-            Some(Pages::Number { parameter: number.parameter, first, records })
+            if number.step.is_none() && counts_records(&number.parameter) {
+                let message = format!("{} counts records, it needs a `step`", quoted(&number.parameter));
+                let help = "write how many records a page has, such as `step: 100`, and `step: 1` if it does number pages";
+                problems.add_help(place("number", "parameter"), message, help);
+                return None;
+            }
+            let (first, step) = (number.first.unwrap_or(1).into(), number.step.unwrap_or(1).into());
+            Some(Pages::Number { parameter: number.parameter, first, step, records })
         }
     }
+}
+
+/// Whether a parameter is called as those that say how many records to pass over: `offset`, `$skip`, `page[offset]`.
+fn counts_records(parameter: &str) -> bool {
+    let letters: String = parameter.chars().filter(char::is_ascii_alphabetic).collect();
+    let letters = letters.to_ascii_lowercase();
+    ["offset", "skip", "startat", "startindex"].iter().any(|name| letters.ends_with(name))
 }
 
 fn json_path(text: &str, place: Place, problems: &mut Problems) -> Option<JsonPath> {

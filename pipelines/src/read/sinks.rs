@@ -30,14 +30,6 @@ pub fn read(
         node.items().iter().map(|item| sink(item, columns, problems)).collect();
     let sinks: Vec<SinkSpec> = sinks.into_iter().collect::<Option<_>>()?;
     tell_doubled(&sinks, node, problems);
-    let mut tables = sinks.iter().enumerate().filter(|(_, sink)| !matches!(sink, SinkSpec::File(_)));
-    if let Some((second, _)) = tables.nth(1) {
-        problems.add_help(
-            node.place_of_item(second),
-            "a pipeline writes one table: a file appears whole or not at all, which holds for one",
-            "write a second pipeline for the second table",
-        );
-    }
     (!sinks.is_empty()).then_some(sinks)
 }
 

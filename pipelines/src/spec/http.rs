@@ -114,6 +114,9 @@ pub struct NumberSpec {
     pub parameter: String,
     /// The number of the first page; default 1.
     pub first: Option<u32>,
+    /// How much larger the number of each page is than the one before; default 1. Where the parameter counts records, such as `offset`, the number of records of a page.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub step: Option<u32>,
     /// JSONPath of the records in a page, such as `$.items[*]`, to see whether there are any; without it, the page is empty when the whole answer is.
     pub records: Option<String>,
 }

@@ -83,7 +83,7 @@ impl Plant {
             parameters: Default::default(),
             pushed: Vec::new(),
             takes_turns: false,
-        last_wins: false,
+            last_wins: false,
             sender: "ana".to_owned(),
             idempotency_key: None,
             duplicates: Duplicates::Accept,
@@ -206,6 +206,44 @@ async fn a_job_never_works_on_other_bytes_than_those_it_was_posted_with() {
     let limits = ProcessorLimits::default();
     let verified = verify(&job, pipeline, &plant.set, &plant.objects, &plant.sink, &limits).await;
     assert!(verified.unwrap_err().to_string().contains("overwritten"));
+    plant.stop().await;
+}
+
+const TWO_TABLES: &str = "
+pipeline: readings
+columns:
+  - { name: id, type: int64 }
+  - { name: name, type: text }
+sinks:
+  - table: { name: readings, key: [id], mode: upsert }
+  - table: { name: movements }
+";
+
+#[tokio::test]
+async fn all_tables_of_a_job_commit_together_or_none() {
+    let plant = plant(TWO_TABLES).await;
+    let job = plant.run(&[("pushed/1.csv", "id,name\n1,a\n2,b\n")]).await;
+    assert_eq!((job.status, job.counts.records_written), (JobStatus::Success, 2), "{:?}", job.error);
+    assert_eq!(plant.differences(&job).await, Vec::<String>::new());
+    let ledger = plant.sink.ledger(&job.job_id.to_string()).await.unwrap();
+    let rows: Vec<_> = ledger.iter().map(|row| (row.table.as_str(), row.rows)).collect();
+    assert_eq!(rows, [("movements", 2), ("readings", 2)]);
+    // What fails leaves both as they were.
+    let failed = plant.run(&[("pushed/2.csv", "id,name\n3,a\nx,b\n")]).await;
+    assert_eq!((failed.status, failed.counts.records_written), (JobStatus::Failed, 0));
+    assert_eq!(plant.sink.ledger(&failed.job_id.to_string()).await.unwrap(), []);
+    assert_eq!(plant.differences(&failed).await, Vec::<String>::new());
+    plant.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_read_makes_no_table() {
+    let plant = plant(TWO_TABLES).await;
+    for text in ["nr,name\n1,a\n", "id,name\nx,a\ny,b\n", "id,name\n"] {
+        let job = plant.run(&[("pushed/1.csv", text)]).await;
+        assert_eq!(job.status, JobStatus::Failed, "{text}");
+        assert_eq!(plant.sink.tables().await.unwrap().len(), 0, "{text}");
+    }
     plant.stop().await;
 }
 

@@ -1,5 +1,5 @@
-//! Tables about the installation: `tidemill.jobs`, `tidemill.ledger`, `tidemill.pages` and `tidemill.rejects`, with the rows of the pipelines that the user
-//! may see. Each is a view over a table of Tidemill's own, so its filters go to the database like all others.
+//! Tables about the installation: `tidemill.jobs`, `tidemill.ledger`, `tidemill.notices`, `tidemill.pages` and
+//! `tidemill.rejects`, with the rows of the pipelines that the user may see. Each is a view over a table of Tidemill's own, so its filters go to the database like all others.
 
 use std::fmt;
 use std::sync::Arc;
@@ -75,6 +75,20 @@ const LEDGER: [(&str, Read); 7] = [
     ("committed_at", Time),
 ];
 
+const NOTICES: [(&str, Read); 11] = [
+    ("job_id", As),
+    ("ended_at", Time),
+    ("number", As),
+    ("pipeline", As),
+    ("kind", As),
+    ("receiver", As),
+    ("status", As),
+    ("tries", As),
+    ("not_before", Time),
+    ("error", As),
+    ("done_at", Time),
+];
+
 const PAGES: [(&str, Read); 12] = [
     ("pipeline", PipelineOf("tidemill_slots.schedule")),
     ("slot", Time),
@@ -91,13 +105,22 @@ const PAGES: [(&str, Read); 12] = [
 ];
 
 impl System {
-    pub(super) const NAMES: [&str; 4] = ["jobs", "ledger", "pages", "rejects"];
+    pub(super) const NAMES: [&str; 5] = ["jobs", "ledger", "notices", "pages", "rejects"];
 
     pub(super) fn new(data: Arc<Data>, visible: Visible) -> Self {
         Self { data, visible }
     }
 
     async fn jobs(&self) -> Result<Option<Arc<dyn TableProvider>>> {
+        self.of_pipelines("tidemill_jobs", &JOBS).await
+    }
+
+    /// A table of the job database with a column of pipelines.
+    async fn of_pipelines(
+        &self,
+        table: &str,
+        columns: &[(&str, Read)],
+    ) -> Result<Option<Arc<dyn TableProvider>>> {
         let Some(sink) = self.data.jobs().await.map_err(outside)? else {
             return Ok(None);
         };
@@ -105,7 +128,7 @@ impl System {
             Visible::All => None,
             Visible::Only { pipelines, .. } => Some(one_of("pipeline", pipelines.iter().map(|p| p.as_str()))),
         };
-        view(own(sink, "tidemill_jobs").await?, &JOBS, only)
+        view(own(sink, table).await?, columns, only)
     }
 
     async fn ledger(&self) -> Result<Option<Arc<dyn TableProvider>>> {
@@ -193,6 +216,7 @@ impl SchemaProvider for System {
         match name {
             "jobs" => self.jobs().await,
             "ledger" => self.ledger().await,
+            "notices" => self.of_pipelines("tidemill_notices", &NOTICES).await,
             "pages" => self.pages().await,
             "rejects" => Ok(Some(Arc::new(Rejects::new(Arc::clone(&self.data), self.visible.clone())))),
             _ => Ok(None),

@@ -23,6 +23,8 @@ pub(crate) struct ColumnThere {
     pub(crate) nullable: bool,
     pub(crate) has_default: bool,
     pub(crate) generated: bool,
+    /// It counts rows, unseen: a key that Tidemill made, or MySQL by `sql_generate_invisible_primary_key`.
+    pub(crate) counts_rows: bool,
     pub(crate) charset: String,
     pub(crate) collation: String,
     pub(crate) length: Option<u64>,
@@ -43,9 +45,9 @@ pub(crate) struct TableThere {
 }
 
 impl TableThere {
-    /// The columns that Arrow has a type for.
+    /// The columns that Arrow has a type for, without an unseen key.
     pub(crate) fn schema(&self) -> SchemaRef {
-        let fields = self.columns.iter().filter_map(ColumnThere::field);
+        let fields = self.columns.iter().filter(|c| !c.counts_rows).filter_map(ColumnThere::field);
         Arc::new(Schema::new(fields.collect::<Vec<_>>()))
     }
 }
@@ -142,6 +144,7 @@ fn column(row: &[Value]) -> ColumnThere {
         nullable: value(6) == "YES",
         has_default: row.get(7).is_some_and(|v| *v != Value::NULL) || extra.contains("auto_increment"),
         generated,
+        counts_rows: extra.contains("auto_increment") && extra.contains("invisible"),
         charset: value(9),
         collation: value(10),
         length: count(11),

@@ -10,6 +10,9 @@ use crate::{Error, Result, TableColumn, TablePlan};
 /// Longest VARCHAR we make outside keys, in characters: a row holds 65,535 bytes of them in all.
 const VARCHAR_CHARS_MAX: u32 = 2_000;
 
+/// The unseen key of a table whose author names none. No column of a pipeline can have this name.
+const COUNTED_KEY: &str = "  `tidemill-row-id` BIGINT UNSIGNED NOT NULL AUTO_INCREMENT INVISIBLE PRIMARY KEY";
+
 /// The statement that makes a plan's table; errors when the plan cannot be a table.
 pub(crate) fn create_table(plan: &TablePlan, flavour: Flavour) -> Result<String> {
     check_plan(plan)?;
@@ -18,6 +21,9 @@ pub(crate) fn create_table(plan: &TablePlan, flavour: Flavour) -> Result<String>
         let in_key = plan.key.contains(&column.name);
         let null = if column.nullable && !in_key { "NULL" } else { "NOT NULL" };
         lines.push(format!("  `{}` {} {null}", column.name, column_type(column, in_key)?));
+    }
+    if plan.key.is_empty() && flavour.counted_rows {
+        lines.push(COUNTED_KEY.to_owned());
     }
     if !plan.key.is_empty() {
         lines.push(format!("  PRIMARY KEY ({})", quoted(plan.key.iter().map(|k| k.as_str()))));

@@ -5,17 +5,29 @@ use tidemill_pipelines::Retry;
 
 use crate::Error;
 
-/// Deadlock, lock wait timeout, and MariaDB's "record has changed since last read": the transaction lost
-/// against another one.
-const LOST_TO_ANOTHER: [u16; 3] = [1213, 1205, 1020];
+/// Deadlock, lock wait timeout, MariaDB's "record has changed since last read", and 3101 of Group Replication (another
+/// member's transaction was certified first): the transaction lost against another one.
+const LOST_TO_ANOTHER: [u16; 4] = [1213, 1205, 1020, 3101];
 
 /// The server is away, stopping, full of connections, read-only (a failover), or ended this session:
 /// 1040 and 1203 too many connections, 1053 shutdown, 1080 forced close, 1158–1161 network, 1290 and 1836
-/// read-only, 1317 interrupted, 1927 killed (MariaDB), 1969 and 3024 time limits, 3100 and 3101 group
-/// replication, 3168 and 4031 session ended by the server, 1047 node not ready (Galera).
-const AWAY: [u16; 19] = [
-    1040, 1203, 1053, 1080, 1158, 1159, 1160, 1161, 1290, 1836, 1317, 1927, 1969, 3024, 3100, 3101, 3168,
-    4031, 1047,
+/// read-only, 1317 interrupted, 1927 killed (MariaDB), 1969 and 3024 time limits, 3168 and 4031 session ended by
+/// the server, 1047 node not ready (Galera).
+const AWAY: [u16; 17] =
+    [1040, 1203, 1053, 1080, 1158, 1159, 1160, 1161, 1290, 1836, 1317, 1927, 1969, 3024, 3168, 4031, 1047];
+
+/// What ends a transaction that is too large for the servers, and the setting that says how large it may be.
+///
+/// Group Replication tells no more than that its hook failed; a member that left its group while the transaction
+/// was at its COMMIT gives the same error, and read-only (1290) from then on. Galera's is 1105 since MariaDB 10.4,
+/// and before it an "Input/output error" (5) or "Message too long" (90) of COMMIT.
+const TOO_LARGE: [(u16, &str, &str); 6] = [
+    (3100, "before_commit", "group_replication_transaction_size_limit"),
+    (1105, "writeset size exceeded", "wsrep_max_ws_size"),
+    (1105, "wsrep_max_ws_rows exceeded", "wsrep_max_ws_rows"),
+    (1180, "Got error 5 ", "wsrep_max_ws_size"),
+    (1180, "Got error 90 ", "wsrep_max_ws_size"),
+    (1197, "", "max_binlog_cache_size"),
 ];
 
 /// Errors about a row that have no SQLSTATE of class 22 or 23: 1265 truncated, 1366 wrong value, 1364 no
@@ -54,7 +66,22 @@ fn from_server(action: &'static str, error: &ServerError) -> Error {
     if AWAY.contains(&error.code) {
         return later(action, message);
     }
-    Error::Refused { action, message }
+    match too_large(error) {
+        Some(setting) => Error::Refused {
+            action,
+            message: format!(
+                "{message}: the transaction may be larger than the server's {setting} allows; write \
+                 `commit: {{ chunks: 64MiB }}` for the table in the pipeline, or raise {setting}"
+            ),
+        },
+        None => Error::Refused { action, message },
+    }
+}
+
+fn too_large(error: &ServerError) -> Option<&'static str> {
+    let limits = TOO_LARGE.iter();
+    let mut hit = limits.filter(|(code, words, _)| *code == error.code && error.message.contains(words));
+    hit.next().map(|(_, _, setting)| *setting)
 }
 
 /// The server or the network is away for now.
@@ -70,6 +97,8 @@ pub(crate) fn is_about_a_row(error: &ServerError) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use tidemill_pipelines::Blame;
+
     use super::*;
 
     fn server(code: u16, state: &str) -> ServerError {
@@ -83,10 +112,47 @@ mod tests {
             (1205, Retry::Now),
             (1053, Retry::Later),
             (1290, Retry::Later),
+            (3101, Retry::Now),
             (1142, Retry::Never),
             (1114, Retry::Never),
         ] {
             assert_eq!(from_server("write", &server(code, "HY000")).retry(), retry, "{code}");
+        }
+    }
+
+    #[test]
+    fn a_transaction_too_large_for_the_servers_names_what_to_do() {
+        // In the words of MySQL 8 to 9, of Galera with MariaDB 10.4 and later, and of Galera before.
+        for (code, message, setting) in [
+            (
+                3100,
+                "Error on observer while running replication hook 'before_commit'.",
+                "group_replication_transaction_size_limit",
+            ),
+            (1105, "Maximum writeset size exceeded", "wsrep_max_ws_size"),
+            (1105, "wsrep_max_ws_rows exceeded", "wsrep_max_ws_rows"),
+            (1180, "Got error 5 \"Input/output error\" during COMMIT", "wsrep_max_ws_size"),
+            (1180, "Got error 90 \"Message too long\" during COMMIT", "wsrep_max_ws_size"),
+            (
+                1197,
+                "Multi-statement transaction required more than 'max_binlog_cache_size' bytes of storage; \
+                 increase this mysqld variable and try again",
+                "max_binlog_cache_size",
+            ),
+        ] {
+            let error = ServerError { message: message.to_owned(), ..server(code, "HY000") };
+            let told = from_server("commit", &error);
+            assert_eq!((told.retry(), told.blame()), (Retry::Never, Blame::Operator), "{told}");
+            let told = told.to_string();
+            assert!(told.contains(message) && told.contains(setting), "{told}");
+            assert!(told.contains("commit: { chunks: 64MiB }"), "{told}");
+        }
+        for (code, message) in
+            [(1105, "Unknown error"), (1180, "Got error 28 \"No space left\" during COMMIT")]
+        {
+            let error = ServerError { message: message.to_owned(), ..server(code, "HY000") };
+            let told = from_server("commit", &error).to_string();
+            assert!(!told.contains("chunks"), "{told}");
         }
     }
 

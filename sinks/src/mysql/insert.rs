@@ -19,8 +19,11 @@ const ROWS_MAX: usize = 1_000;
 /// Bytes of values in one statement, so that a statement stays small beside the batch it comes from.
 const VALUES_BYTES_MAX: usize = 4 << 20;
 
-/// What the rest of a statement's packet may take: nulls, types, lengths.
-const PACKET_RESERVE_BYTES: usize = 64 * 1024;
+/// What the head of a statement's packet may take.
+const PACKET_RESERVE_BYTES: usize = 64;
+
+/// A type and a bit for null stand beside each value.
+const VALUE_BYTES: usize = 3;
 
 const ACTION: &str = "insert the rows";
 
@@ -54,7 +57,9 @@ fn gather(
     let columns = crate::cells::cells(plan, batch)?;
     let packet = session.max_allowed_packet.saturating_sub(PACKET_RESERVE_BYTES).max(1);
     let bytes_max = packet.min(VALUES_BYTES_MAX);
-    let rows_max = (PLACEHOLDERS_MAX / columns.len()).clamp(1, ROWS_MAX);
+    // The statement itself is a packet too: a placeholder takes two bytes of it, and a row two more.
+    let placeholders_max = PLACEHOLDERS_MAX.min(session.max_allowed_packet / 8);
+    let rows_max = (placeholders_max / columns.len()).clamp(1, ROWS_MAX);
     let mut values = Vec::with_capacity(columns.len() * rows_max.min(batch.num_rows() - from));
     let mut bytes = 0;
     let mut row = from;
@@ -147,7 +152,7 @@ pub(crate) fn update_clause(plan: &TablePlan, source: impl Fn(&str) -> String) -
     }
 }
 
-/// Appends a cell as a bound value; tells about how many bytes it takes.
+/// Appends a cell as a bound value; tells how many bytes it takes at most, with its type and its bit for null.
 fn push_value(values: &mut Vec<Value>, cell: Cell<'_>) -> usize {
     let (value, size) = match cell {
         Cell::Null => (Value::NULL, 1),
@@ -164,7 +169,7 @@ fn push_value(values: &mut Vec<Value>, cell: Cell<'_>) -> usize {
         Cell::Timestamp(micros) => (date_value(civil_of_micros(micros)), 12),
     };
     values.push(value);
-    size
+    size + VALUE_BYTES
 }
 
 fn date_value(at: Civil) -> Value {

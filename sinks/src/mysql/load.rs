@@ -2,11 +2,12 @@
 //! channel. LOCAL turns errors into warnings, so the counts it ends with have to be right.
 
 use std::ops::Range;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt;
-use futures::stream::poll_fn;
+use futures::stream::{BoxStream, poll_fn};
 use mysql_async::prelude::Queryable;
 use tidemill_pipelines::Mode;
 use tokio::sync::mpsc;
@@ -20,21 +21,23 @@ use super::text;
 use crate::cells::Cells;
 use crate::{Result, TablePlan};
 
-/// Text is sent in pieces of about this size: large enough that a packet costs nothing beside its rows.
+/// Text is sent once there is so much of it: large enough that a packet costs nothing beside its rows.
 const CHUNK_BYTES: usize = 256 * 1024;
 
-/// Pieces that may wait for the server; with the one being filled, about 1 MiB for each delivery.
-const CHUNKS_WAITING_MAX: usize = 3;
+/// What a piece may take, so that a chunk with its last row usually is one piece.
+const PIECE_BYTES_MAX: usize = CHUNK_BYTES * 5 / 4;
 
-/// Rows encoded before the piece's size is looked at.
-const ROWS_A_LOOK: usize = 64;
+/// Pieces that may wait for the server; with the one being filled, about 1 MiB for each delivery, and one row more.
+const PIECES_WAITING_MAX: usize = 3;
 
 const ACTION: &str = "load the rows";
 
 /// A LOAD DATA that runs.
 pub(crate) struct Load {
     buffer: Vec<u8>,
-    chunks: mpsc::Sender<Bytes>,
+    /// Bytes of one piece; each is a packet, and the server refuses packets that are larger than it allows.
+    piece_bytes: usize,
+    pieces: mpsc::Sender<Bytes>,
     task: AbortOnDropHandle<(Session, Result<Loaded>)>,
     patience: Duration,
 }
@@ -52,9 +55,10 @@ impl Load {
     pub(crate) fn start(session: Session, table: &str, plan: &TablePlan, staged: bool) -> Self {
         let sql = statement(table, plan, staged);
         let patience = session.statement_timeout();
-        let (chunks, received) = mpsc::channel(CHUNKS_WAITING_MAX);
+        let piece_bytes = PIECE_BYTES_MAX.min(session.max_allowed_packet / 2).max(1);
+        let (pieces, received) = mpsc::channel(PIECES_WAITING_MAX);
         let task = AbortOnDropHandle::new(tokio::spawn(run(session, sql, received)));
-        Self { buffer: Vec::with_capacity(CHUNK_BYTES * 5 / 4), chunks, task, patience }
+        Self { buffer: Vec::with_capacity(PIECE_BYTES_MAX), piece_bytes, pieces, task, patience }
     }
 
     /// Encodes rows and hands them on; waits while the server is behind. An error of the statement
@@ -62,9 +66,7 @@ impl Load {
     pub(crate) async fn write(&mut self, columns: &[Cells<'_>], rows: Range<usize>) -> Result<bool> {
         let mut at = rows.start;
         while at < rows.end {
-            let end = (at + ROWS_A_LOOK).min(rows.end);
-            text::push_rows(&mut self.buffer, columns, at..end);
-            at = end;
+            at = text::push_rows(&mut self.buffer, columns, at..rows.end, CHUNK_BYTES);
             if self.buffer.len() >= CHUNK_BYTES && !self.send().await? {
                 return Ok(false);
             }
@@ -72,13 +74,22 @@ impl Load {
         Ok(true)
     }
 
+    /// Sends the buffer, in pieces that may split a row: the server reads them as one text.
     async fn send(&mut self) -> Result<bool> {
-        let next = Vec::with_capacity(CHUNK_BYTES * 5 / 4);
-        let chunk = Bytes::from(std::mem::replace(&mut self.buffer, next));
-        match tokio::time::timeout(self.patience, self.chunks.send(chunk)).await {
-            Ok(sent) => Ok(sent.is_ok()),
-            Err(_) => Err(later(ACTION, format!("no row taken within {} s", self.patience.as_secs()))),
+        let next = Vec::with_capacity(PIECE_BYTES_MAX);
+        let mut rows = Bytes::from(std::mem::replace(&mut self.buffer, next));
+        while !rows.is_empty() {
+            let piece = rows.split_to(self.piece_bytes.min(rows.len()));
+            match tokio::time::timeout(self.patience, self.pieces.send(piece)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Ok(false),
+                Err(_) => {
+                    let message = format!("no row taken within {} s", self.patience.as_secs());
+                    return Err(later(ACTION, message));
+                }
+            }
         }
+        Ok(true)
     }
 
     /// Sends what is left, ends the text, waits for the counts.
@@ -86,8 +97,8 @@ impl Load {
         if !self.buffer.is_empty() {
             self.send().await?;
         }
-        let Self { chunks, task, patience, .. } = self;
-        drop(chunks);
+        let Self { pieces, task, patience, .. } = self;
+        drop(pieces);
         match tokio::time::timeout(patience, task).await {
             Ok(ended) => ended.map_err(|error: JoinError| later(ACTION, error.to_string())),
             Err(_) => Err(later(ACTION, format!("no answer within {} s", patience.as_secs()))),
@@ -113,14 +124,17 @@ async fn run(
     if let Err(error) = session.enter(ACTION) {
         return (session, Err(error));
     }
-    let chunks = poll_fn(move |context| received.poll_recv(context)).map(Ok).boxed();
+    let pieces = poll_fn(move |context| received.poll_recv(context)).map(Ok).boxed();
+    let pieces: Pieces = Arc::new(Mutex::new(Some(pieces)));
     let conn = session.conn();
-    let chunks = std::sync::Mutex::new(Some(chunks));
+    let asked = Arc::clone(&pieces);
     conn.set_infile_handler(async move {
-        let taken = chunks.lock().ok().and_then(|mut chunks| chunks.take());
-        taken.ok_or_else(|| mysql_async::LocalInfileError::NoHandler.into())
+        take(&asked).ok_or_else(|| mysql_async::LocalInfileError::NoHandler.into())
     });
     let ended = Ok(conn.query_drop(sql).await);
+    // A server that refuses the statement never asks for the rows, and the client keeps what would hand them over:
+    // dropped here, they tell the sender of the rows that the statement has ended.
+    drop(take(&pieces));
     let outcome = match refusal(&ended) {
         Some(refused) => session.leave(ACTION, Ok(Ok(()))).map(|()| Loaded::Refused(refused)),
         None => match session.leave(ACTION, ended) {
@@ -129,6 +143,13 @@ async fn run(
         },
     };
     (session, outcome)
+}
+
+/// The text of the rows, until the server asks for it.
+type Pieces = Arc<Mutex<Option<BoxStream<'static, std::io::Result<Bytes>>>>>;
+
+fn take(pieces: &Pieces) -> Option<BoxStream<'static, std::io::Result<Bytes>>> {
+    pieces.lock().unwrap_or_else(PoisonError::into_inner).take()
 }
 
 async fn count(session: &mut Session) -> Result<Loaded> {

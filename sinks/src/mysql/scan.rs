@@ -1,6 +1,8 @@
 //! Reads of a table: one SELECT, which InnoDB answers from one snapshot, streamed row by row into batches.
 //! A task holds the connection; it ends with the stream, and closes the connection if rows are left.
 
+use std::time::Duration;
+
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::record_batch::RecordBatch;
 use futures::StreamExt;
@@ -11,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::catalog;
 use super::ddl::quoted;
-use super::errors::from_client;
+use super::errors::{from_client, later};
 use super::filter::MySql;
 use super::session::{Session, Shared, number, positional};
 use crate::builder::{BATCH_ROWS, BATCHES_WAITING_MAX, Builders, chosen, missing, send_counts};
@@ -76,17 +78,17 @@ async fn pump(
     schema: SchemaRef,
     sender: &mpsc::Sender<Result<RecordBatch>>,
 ) -> Result<()> {
-    let failed = |error| from_client(ACTION, error);
+    let limit = session.statement_timeout();
     // The binary protocol: doubles and times come as numbers, exactly.
-    let mut result = session.conn().exec_iter(sql, positional(values)).await.map_err(failed)?;
+    let mut result = bounded(limit, session.conn().exec_iter(sql, positional(values))).await?;
     if schema.fields().is_empty() {
-        let row = result.next().await.map_err(failed)?.map(Row::unwrap);
+        let row = bounded(limit, result.next()).await?.map(Row::unwrap);
         let count = row.as_ref().and_then(|row| row.first()).and_then(number).unwrap_or(0);
         drop(result);
         return send_counts(&schema, count, sender).await;
     }
     let mut builders = Builders::new(schema);
-    while let Some(row) = result.next().await.map_err(failed)? {
+    while let Some(row) = bounded(limit, result.next()).await? {
         push_row(&mut builders, row)?;
         if builders.rows() == BATCH_ROWS && sender.send(builders.finish()).await.is_err() {
             return Ok(());
@@ -96,6 +98,14 @@ async fn pump(
         drop(sender.send(builders.finish()).await);
     }
     Ok(())
+}
+
+/// Waits for the server no longer than a statement may take.
+async fn bounded<T>(limit: Duration, answer: impl Future<Output = mysql_async::Result<T>>) -> Result<T> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(|error| from_client(ACTION, error)),
+        Err(_) => Err(later(ACTION, format!("no answer within {} s", limit.as_secs()))),
+    }
 }
 
 fn push_row(builders: &mut Builders, row: Row) -> Result<()> {

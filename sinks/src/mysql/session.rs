@@ -23,11 +23,16 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// How long to wait until a goodbye is sent; without it the connection is dropped.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// The server's number for a table that is not there.
+const NO_SUCH_TABLE: u16 = 1146;
+
 /// What differs between servers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Flavour {
     /// MariaDB rather than MySQL.
     pub(crate) mariadb: bool,
+    /// A table without a key of its author's gets one that counts its rows, unseen.
+    pub(crate) counted_rows: bool,
 }
 
 impl Flavour {
@@ -49,10 +54,13 @@ impl Database {
     /// Reads the URL, makes the pool, reaches the server.
     pub(crate) async fn open(url: &str, limits: SinkLimits, read_only: bool) -> Result<Self> {
         let pool = Pool::new(options(url, &limits, read_only)?);
-        let flavour = Flavour { mariadb: false };
+        let flavour = Flavour::default();
         let mut database = Self { pool, limits, flavour, strict: Mutex::default() };
-        let version = database.session().await?.version.clone();
-        database.flavour = Flavour { mariadb: version.to_lowercase().contains("mariadb") };
+        let mut session = database.session().await?;
+        let mariadb = session.version.to_lowercase().contains("mariadb");
+        let counted_rows = counts_rows(&mut session).await?;
+        drop(session);
+        database.flavour = Flavour { mariadb, counted_rows };
         Ok(database)
     }
 
@@ -94,6 +102,14 @@ impl Database {
             Err(_) => tracing::warn!("connections were still in use at shutdown"),
         }
     }
+}
+
+/// Whether a table should have a key that the server counts up: where it demands a key, and where counting lets loads
+/// into one table run side by side. MariaDB's default of 1 would make the second wait for the end of the first.
+async fn counts_rows(session: &mut Session) -> Result<bool> {
+    let sql = "SHOW GLOBAL VARIABLES WHERE (variable_name = 'innodb_autoinc_lock_mode' AND value = '2') \
+               OR (variable_name IN ('sql_require_primary_key', 'innodb_force_primary_key') AND value = 'ON')";
+    Ok(!session.rows("read the server's settings", sql, Vec::new()).await?.is_empty())
 }
 
 fn options(url: &str, limits: &SinkLimits, read_only: bool) -> Result<OptsBuilder> {
@@ -157,6 +173,21 @@ impl Session {
         })
     }
 
+    /// Reaches the server. One that takes no writes refuses the statement, though it changes no row.
+    pub(crate) async fn ping(&mut self) -> Result<()> {
+        let action = "ping";
+        self.enter(action)?;
+        let sql = "UPDATE tidemill_fence SET attempt = attempt WHERE job_id = ''";
+        let done = tokio::time::timeout(self.statement_timeout, self.conn.query_drop(sql)).await;
+        match &done {
+            // Reached before the table was made.
+            Ok(Err(mysql_async::Error::Server(error))) if error.code == NO_SUCH_TABLE => {
+                self.leave(action, Ok(Ok(())))
+            }
+            _ => self.leave(action, done),
+        }
+    }
+
     /// Runs one statement.
     pub(crate) async fn run(&mut self, action: &'static str, sql: &str) -> Result<()> {
         self.enter(action)?;
@@ -186,8 +217,16 @@ impl Session {
         values: Vec<Value>,
     ) -> Result<Vec<Vec<Value>>> {
         self.enter(action)?;
-        let run = self.conn.exec::<Row, _, _>(sql, positional(values));
-        let done = tokio::time::timeout(self.statement_timeout, run).await;
+        let limit = self.statement_timeout;
+        let run = async {
+            // A statement without values is not prepared: some, like SHOW WARNINGS, MySQL does not prepare.
+            if values.is_empty() {
+                self.conn.query::<Row, _>(sql).await
+            } else {
+                self.conn.exec::<Row, _, _>(sql, positional(values)).await
+            }
+        };
+        let done = tokio::time::timeout(limit, run).await;
         Ok(self.leave(action, done)?.into_iter().map(Row::unwrap).collect())
     }
 

@@ -6,10 +6,18 @@ use std::ops::Range;
 
 use crate::cells::{Cell, Cells, civil_of_day, civil_of_micros, push_clock, push_date, push_decimal};
 
-/// Appends rows of a batch.
-pub(crate) fn push_rows(out: &mut Vec<u8>, columns: &[Cells<'_>], rows: Range<usize>) {
+/// Appends rows of a batch until `out` holds so many bytes; tells the first row that was left.
+pub(crate) fn push_rows(
+    out: &mut Vec<u8>,
+    columns: &[Cells<'_>],
+    rows: Range<usize>,
+    bytes_enough: usize,
+) -> usize {
     let mut digits = itoa::Buffer::new();
-    for row in rows {
+    for row in rows.clone() {
+        if out.len() >= bytes_enough {
+            return row;
+        }
         for (index, column) in columns.iter().enumerate() {
             if index > 0 {
                 out.push(b'\t');
@@ -18,6 +26,7 @@ pub(crate) fn push_rows(out: &mut Vec<u8>, columns: &[Cells<'_>], rows: Range<us
         }
         out.push(b'\n');
     }
+    rows.end
 }
 
 #[inline]
@@ -71,10 +80,19 @@ mod tests {
         let float = Float64Array::from(vec![5e-324, 0.1, -1e300]);
         let columns = [Cells::Utf8(&text), Cells::Int64(&number), Cells::Float64(&float)];
         let mut out = Vec::new();
-        push_rows(&mut out, &columns, 0..3);
+        assert_eq!(push_rows(&mut out, &columns, 0..3, usize::MAX), 3);
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "a\\tb\\nc\\\\N\\0d\t-9223372036854775808\t5e-324\n\t\\N\t1e-1\n\\N\t7\t-1e300\n"
         );
+    }
+
+    #[test]
+    fn rows_are_appended_until_there_are_enough_bytes() {
+        let text = StringArray::from(vec!["x".repeat(9); 5]);
+        let mut out = vec![b'-'; 5];
+        assert_eq!(push_rows(&mut out, &[Cells::Utf8(&text)], 1..5, 20), 3);
+        assert_eq!(out.len(), 25);
+        assert_eq!(push_rows(&mut out, &[Cells::Utf8(&text)], 3..5, 20), 3);
     }
 }

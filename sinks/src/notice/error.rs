@@ -4,10 +4,11 @@
 
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
 use tidemill_pipelines::{Blame, Retry};
 
 /// An error of a notice.
-#[derive(Debug, Clone, thiserror::Error)]
+#[derive(Debug, Clone, Serialize, Deserialize, thiserror::Error)]
 pub enum NoticeError {
     /// An address of the pipeline file is no mail address.
     #[error("`{template}` gives no mail address: {message}")]

@@ -139,6 +139,11 @@ fn parse(text: &str) -> Result<Url, NoticeError> {
     }
 }
 
+/// Who has to take a webhook, as [`place`] tells it.
+pub(super) fn receiver(text: &str) -> String {
+    Url::parse(text).map_or_else(|_| "unknown".to_owned(), |url| place(&url))
+}
+
 /// Scheme, host and port: the rest of a webhook's URL often is a secret.
 fn place(url: &Url) -> String {
     url.origin().ascii_serialization()
@@ -168,7 +173,8 @@ async fn judge(host: &str, answer: Response) -> Result<(), NoticeError> {
     if status.is_success() {
         return Ok(());
     }
-    let pause = retry_after(answer.headers(), Utc::now());
+    // No pause at all is no answer to when: the sender's own pauses hold, which grow.
+    let pause = retry_after(answer.headers(), Utc::now()).filter(|pause| !pause.is_zero());
     let message = format!("status {}{}", status.as_u16(), excerpt(answer).await);
     if status.is_redirection() {
         let message = format!("{message}; redirects are not followed, write the final url");
@@ -267,5 +273,6 @@ mod tests {
         }
         let url = parse("https://user:pw@hooks.example.org:8443/T000/s3cret?key=s3cret").unwrap();
         assert_eq!(place(&url), "https://hooks.example.org:8443");
+        assert_eq!(receiver("https://user:pw@hooks.example.org/T000/s3cret"), "https://hooks.example.org");
     }
 }

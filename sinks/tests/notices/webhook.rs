@@ -68,6 +68,8 @@ async fn the_status_decides_whether_and_when_to_try_again() {
         ("503 Service Unavailable", "retry-after: 7\r\n", Retry::Later, seconds(7)),
         ("429 Too Many Requests", "retry-after: 3\r\n", Retry::Later, seconds(3)),
         ("429 Too Many Requests", "retry-after: 9999999\r\n", Retry::Later, seconds(3_600)),
+        ("429 Too Many Requests", "retry-after: 0\r\n", Retry::Later, None),
+        ("503 Service Unavailable", "retry-after: Sat, 21 Nov 2020 10:00:30 GMT\r\n", Retry::Later, None),
         ("408 Request Timeout", "", Retry::Later, None),
         ("400 Bad Request", "", Retry::Never, None),
         ("404 Not Found", "retry-after: 3\r\n", Retry::Never, None),

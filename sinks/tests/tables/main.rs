@@ -1,4 +1,4 @@
-//! The promises of the table sinks, held on each way that rows go: MySQL by LOAD DATA, MySQL by INSERT,
+//! The promises of the table sinks, held on each way that rows go: MariaDB and MySQL by LOAD DATA and by INSERT,
 //! SQLite, the lake in a folder and in S3. What only one of them promises is in the file of its name.
 
 // A test's helpers fail like the test itself.
@@ -6,11 +6,14 @@
 
 #[path = "../../../tests/servers/bucket.rs"]
 mod bucket;
+#[path = "../../../tests/servers/databases.rs"]
+mod databases;
 mod decides_once;
 mod lake;
 mod mysql;
 mod proxy;
 mod rows;
+mod servers;
 mod shapes;
 mod sqlite;
 mod support;

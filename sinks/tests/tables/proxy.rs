@@ -56,3 +56,27 @@ async fn carry(
         }
     }
 }
+
+/// Starts a proxy whose server falls silent on a connection once it has sent so many bytes; tells its port.
+pub async fn start_stalling(server: String, bytes: u64) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let upstream = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move {
+                let (mut from_client, mut to_client) = client.into_split();
+                let (from_server, mut to_server) = upstream.into_split();
+                let mut some = from_server.take(bytes);
+                let asked = tokio::io::copy(&mut from_client, &mut to_server);
+                // What it has sent by then is not followed by an end.
+                let answered = async {
+                    tokio::io::copy(&mut some, &mut to_client).await.unwrap();
+                    std::future::pending::<()>().await;
+                };
+                tokio::join!(asked, answered).0.unwrap();
+            });
+        }
+    });
+    port
+}

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::bucket;
+use crate::databases::databases;
 use crate::decides_once::DecidesOnce;
 use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatch;
@@ -33,9 +34,13 @@ pub struct Place {
 }
 
 impl Place {
-    /// A MySQL connection that is not Tidemill's.
+    /// A MySQL connection that is not Tidemill's, and may make tables without a key on a server that asks for one.
     pub async fn other(&self) -> Conn {
-        Conn::new(Opts::from_url(&self.url).unwrap()).await.unwrap()
+        let mut conn = Conn::new(Opts::from_url(&self.url).unwrap()).await.unwrap();
+        // MariaDB passes over comments of 50700 to 50999.
+        let sql = "SET SESSION autocommit = 1 /*!50799 , SESSION sql_require_primary_key = OFF */";
+        conn.query_drop(sql).await.unwrap();
+        conn
     }
 
     /// Runs SQL past Tidemill, in the words of both databases (names in no quotes).
@@ -53,28 +58,27 @@ impl Place {
     }
 }
 
-fn server_url() -> String {
-    variable("TIDEMILL_TEST_MYSQL_URL")
-}
-
-fn variable(name: &str) -> String {
-    std::env::var(name)
-        .unwrap_or_else(|_| panic!("{name} is not set: `make test` starts the servers and sets it"))
-}
-
 /// Limits that keep a test that hangs short.
 pub fn limits(local_infile: bool) -> SinkLimits {
     SinkLimits { local_infile, lock_wait_seconds: 20, statement_timeout_seconds: 60, ..SinkLimits::default() }
 }
 
-pub async fn on_mysql(local_infile: bool, test: impl AsyncFnOnce(&Place)) {
+/// On each server: MariaDB, then MySQL.
+pub async fn on_mysql(local_infile: bool, test: impl AsyncFn(&Place)) {
     on_mysql_with(limits(local_infile), test).await;
 }
 
-pub async fn on_mysql_with(limits: SinkLimits, test: impl AsyncFnOnce(&Place)) {
+pub async fn on_mysql_with(limits: SinkLimits, test: impl AsyncFn(&Place)) {
+    for (server, url) in databases() {
+        eprintln!("on {server}");
+        on_server(&url, limits.clone(), &test).await;
+    }
+}
+
+async fn on_server(url: &str, limits: SinkLimits, test: impl AsyncFn(&Place)) {
     let nth = NEXT.fetch_add(1, Ordering::Relaxed);
     let name = format!("tidemill_test_{}_{nth}", std::process::id());
-    let opts = Opts::from_url(&server_url()).unwrap();
+    let opts = Opts::from_url(url).unwrap();
     let mut admin = Conn::new(opts.clone()).await.unwrap();
     admin.query_drop(format!("CREATE DATABASE {name}")).await.unwrap();
     let mut url = url_of(&opts, &name);

@@ -213,7 +213,7 @@ pub async fn a_scan_comes_in_batches_and_may_be_left(place: &Place) {
     deliver(&*place.sink, &wanted, "job", &many(60_000)).await.unwrap();
     let id: ColumnName = "id".parse().unwrap();
     // More scans than the pool has connections: one that is left gives its connection back.
-    for _ in 0..40 {
+    for _ in 0..20 {
         let mut left = place.sink.scan(&wanted.table, std::slice::from_ref(&id)).await.unwrap();
         let first = left.next().await.unwrap().unwrap();
         assert_eq!(first.num_rows(), 8_192);

@@ -3,8 +3,9 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
-#[path = "../../tests/servers/bucket.rs"]
+#[path = "../../../tests/servers/bucket.rs"]
 mod bucket;
+mod faults;
 
 use std::sync::Arc;
 
@@ -15,10 +16,10 @@ use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 use tempfile::TempDir;
-use tidemill_ingest::{Collected, Collector};
 use tidemill_jobs::{
     Committed, Counts, Job, JobId, JobStatus, JobStore, Landed, MemoryLedger, NewJob, Outcome, Settler, StoreLimits,
 };
+use tidemill_ingest::{CollectMetrics, Collected, Collector};
 use tidemill_pipelines::{Duplicates, Pipeline, PipelineSet};
 
 const SALES: &str = "
@@ -56,16 +57,31 @@ impl Place {
     }
 
     fn collector(&self) -> Collector {
-        let set = PipelineSet::from_files(vec![("sales.yaml".to_owned(), SALES.to_owned())]).unwrap();
-        Collector::new(self.objects.clone(), self.jobs.clone(), Arc::new(set))
+        self.collector_of(&self.objects, &prometheus::Registry::new())
+    }
+
+    /// Of the pipelines `sales` and `stock`.
+    fn collector_of(&self, objects: &Arc<dyn ObjectStore>, registry: &prometheus::Registry) -> Collector {
+        let files = ["sales", "stock"].map(|name| (format!("{name}.yaml"), SALES.replace("sales", name)));
+        let set = PipelineSet::from_files(files.to_vec()).unwrap();
+        Collector::new(
+            objects.clone(),
+            self.jobs.clone(),
+            Arc::new(set),
+            CollectMetrics::new(registry).unwrap(),
+        )
+    }
+
+    async fn succeeded(&self) -> Job {
+        self.succeeded_in("sales").await
     }
 
     /// A job that succeeded, with a report, a file and refused records.
-    async fn succeeded(&self) -> Job {
+    async fn succeeded_in(&self, pipeline: &str) -> Job {
         let job_id = JobId::new();
         let new = NewJob {
             job_id,
-            pipeline: "sales".parse().unwrap(),
+            pipeline: pipeline.parse().unwrap(),
             files: vec!["x".to_owned()],
             file_name: None,
             size_bytes: 1,
@@ -86,7 +102,7 @@ impl Place {
         }
         let counts = Counts { records_in: 3, records_written: 2, records_rejected: 1, records_filtered: 0 };
         let report = format!("{folder}/report.json");
-        let outcome = Outcome::Success(Committed { counts, report, artifacts: Vec::new() });
+        let outcome = Outcome::Success(Committed { counts, report, artifacts: vec!["report.csv".to_owned()] });
         let settler = Settler::new(self.jobs.clone(), Arc::new(MemoryLedger::default()));
         assert!(settler.finish(&claim, outcome, Vec::new()).await.unwrap());
         self.job(job_id).await
@@ -137,7 +153,7 @@ async fn reports_and_files_are_copied_beside_a_manifest(place: Place) {
     let slot = Utc::now() + TimeDelta::seconds(1);
     let collected = place.collector().collect(&sales(), slot).await.unwrap().unwrap();
     let folder = format!("reports/sales/{}", slot.format("%Y%m%dT%H%M%SZ"));
-    assert_eq!(collected, Collected { folder: folder.clone(), jobs: 2 });
+    assert_eq!(collected, Collected { folder: folder.clone(), jobs: 2, missing: 0 });
     assert_eq!(place.keys("reports").await, whole(&folder, &[&first, &second]));
     let report = place.text(&format!("{folder}/{}/report.json", first.job_id)).await;
     assert_eq!(report, format!("report.json of {}", first.job_id));
@@ -190,7 +206,7 @@ async fn a_collector_that_dies_anywhere_leaves_what_the_next_one_ends() {
         drop(dying);
         let late = place.succeeded().await;
         let later = Utc::now() + TimeDelta::minutes(5);
-        place.collector().take_up(later).await.unwrap();
+        assert!(place.collector().take_up(later).await.iter().all(Result::is_ok));
         if !ended {
             // Dropped before the jobs were fixed, or taken up: either way the slot ends once.
             place.collector().collect(&pipeline, slot).await.unwrap();
@@ -234,6 +250,7 @@ async fn a_report_that_was_deleted_stops_nobody() {
     let manifest = place.manifest(&collected.folder).await;
     let files = |nth: usize| manifest["jobs"][nth]["files"].clone();
     assert_eq!(files(0), serde_json::json!([format!("{}/report.csv", gone.job_id)]));
+    assert_eq!(manifest["jobs"][0]["missing"], serde_json::json!([format!("{}/report.json", gone.job_id)]));
     assert_eq!(files(1).as_array().unwrap().len(), 2);
     assert_eq!(place.job(there.job_id).await.status, JobStatus::Downloaded);
 }
@@ -249,8 +266,8 @@ async fn each_slot_of_the_two_cron_lines_collects_once() {
             place.succeeded().await;
         }
         let now: DateTime<Utc> = midnight + TimeDelta::minutes(minute) + TimeDelta::seconds(7);
-        for done in collector.collect_due(now).await.unwrap() {
-            collected.push((minute, done.jobs));
+        for done in collector.collect_due(now).await {
+            collected.push((minute, done.unwrap().jobs));
         }
     }
     // A job each 45 minutes, a collection each 90. The very first finds one job, all others two.
