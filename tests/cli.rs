@@ -169,7 +169,10 @@ fn run_gives_rows_and_rejects_of_one_file() {
     let mut to_files = arguments.clone();
     to_files.extend(["--out", "rows.csv", "--rejects", "rejects.csv"]);
     let (_, err) = expect(0, folder.path(), &to_files);
-    assert!(err.contains("2000 records in = 1926 written + 74 rejected + 0 filtered"), "{err}");
+    assert!(
+        err.contains("2000 records in = 1926 written + 74 rejected + 0 filtered; 1926 rows out"),
+        "{err}"
+    );
     let rows = std::fs::read_to_string(folder.path().join("rows.csv")).unwrap();
     assert_eq!(rows, std::fs::read_to_string(root("pipelines/cases/hired_employees/all/rows.csv")).unwrap());
     let rejects = std::fs::read_to_string(folder.path().join("rejects.csv")).unwrap();
@@ -197,6 +200,24 @@ fn a_dry_run_shows_the_statement_that_makes_the_table() {
         ["run", "departments", &departments, "--pipelines", &pipelines, "--dry-run", "--data", "data"];
     let (_, err) = expect(0, folder.path(), &arguments);
     assert!(err.contains("is missing and would be made:") && err.contains("CREATE TABLE"), "{err}");
+}
+
+#[tokio::test]
+async fn a_dry_run_against_a_table_that_does_not_fit_ends_with_one() {
+    use sqlx::{ConnectOptions, Connection};
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("data/tables.db");
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&file).create_if_missing(true);
+    let mut database = options.connect().await.unwrap();
+    sqlx::raw_sql("CREATE TABLE departments (id TEXT) STRICT").execute(&mut database).await.unwrap();
+    database.close().await.unwrap();
+    let departments = root("examples/data/employees/departments.csv");
+    let pipelines = root("pipelines");
+    let arguments =
+        ["run", "departments", &departments, "--pipelines", &pipelines, "--dry-run", "--data", "data"];
+    let (_, err) = expect(1, folder.path(), &arguments);
+    assert!(err.contains("is there and does not fit:") && err.contains("- column `id` is TEXT"), "{err}");
 }
 
 #[test]

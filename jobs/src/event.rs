@@ -101,7 +101,7 @@ pub struct RejectSample {
     /// Key of the object it stands in, where a job has several.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub file: Option<String>,
-    /// 1-based line of the file on which the record begins.
+    /// 1-based line of the file on which the record begins; 0 for a row behind an aggregate.
     pub line: u64,
     /// The column, when one is at fault.
     pub column: Option<String>,

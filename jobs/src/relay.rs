@@ -84,7 +84,6 @@ impl Relay {
 
     /// Publishes a batch and deletes what the log took, also when it did not take all.
     async fn publish(&self, batch: Vec<OutboxRow>) -> Result<()> {
-        crate::failpoint!("outbox::publish");
         let mut sent = Vec::with_capacity(batch.len());
         let (mut refused, mut failed) = (Vec::new(), Ok(()));
         let mut outcomes = stream::iter(batch).map(|row| self.send(row)).buffered(IN_FLIGHT);
@@ -109,7 +108,11 @@ impl Relay {
     }
 
     async fn send(&self, row: OutboxRow) -> (OutboxRow, Result<()>) {
-        let sent = self.log.publish(row.topic, &row.job_id, row.payload.as_bytes()).await;
+        let sent: Result<()> = async {
+            crate::failpoint!("outbox::publish");
+            self.log.publish(row.topic, &row.job_id, row.payload.as_bytes()).await
+        }
+        .await;
         (row, sent)
     }
 

@@ -10,6 +10,7 @@ use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 
 mod blocks;
+pub(crate) mod cast;
 mod column;
 mod decoder;
 mod error;
@@ -61,7 +62,7 @@ pub struct RejectProblem {
     /// The column's name, when one is at fault.
     pub column: Option<String>,
     /// A stable word: `width`, `required`, `type`, `range`, `length`, `quote`, `encoding`, `nul`,
-    /// `record_too_long`, `reference`, `json`, `duplicate`, or the name of a check.
+    /// `record_too_long`, `reference`, `json`, `duplicate`, `sql_failed`, a code of the database, or the name of a check.
     pub code: String,
     /// For people: what was found and what was expected.
     pub message: String,
@@ -70,16 +71,18 @@ pub struct RejectProblem {
 /// A refused record.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
-    /// Where it stood.
+    /// Where it stood; zeros where a number of an output row stands instead.
     pub origin: Origin,
     /// The object it stood in, where a job has several.
     pub file: Option<Arc<str>>,
-    /// `decode` or `check`.
+    /// `decode`, `check`, `sql` or `deliver`.
     pub stage: &'static str,
     /// At least one; the first is the one told first.
     pub problems: Vec<RejectProblem>,
-    /// The record's bytes, cut at the limit of the settings.
+    /// The record's bytes, cut at the limit of the settings; of an output row, its values as CSV.
     pub raw: Bytes,
+    /// 1-based number of an output row: behind an aggregate a row has no record.
+    pub output_row: Option<u64>,
 }
 
 /// Takes what the decoder makes, in the order of the file within each kind.

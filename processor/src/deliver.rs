@@ -6,18 +6,26 @@
 
 use std::sync::Arc;
 
-use datafusion::arrow::record_batch::RecordBatch;
+use arrow::compute::filter_record_batch;
+use arrow::record_batch::RecordBatch;
 use datafusion::execution::SendableRecordBatchStream;
 use futures::StreamExt;
 use object_store::ObjectStore;
 use tidemill_jobs::{Committed, JobId, failpoint};
-use tidemill_sinks::{Commit, CommitKey, Delivery, Sink, TablePlan, TableState};
+use tidemill_pipelines::TableName;
+use tidemill_sinks::{Commit, CommitKey, Delivery, RefusedRow, Sink, TablePlan, TableState};
 
 use crate::artifacts::Artifact;
 use crate::csv_file::CsvFile;
+use crate::decode::RejectProblem;
 use crate::error::{Error, Result};
 use crate::ledger::committed;
+use crate::origins::Origins;
 use crate::plan::Plan;
+use crate::refuse::{DELIVER, Rejects};
+
+/// The code of a record whose row the database refuses.
+const ROW_REFUSED: &str = "row_refused";
 
 /// The deliveries of one attempt.
 pub(crate) struct Deliveries {
@@ -91,15 +99,28 @@ impl Deliveries {
         Ok(artifacts)
     }
 
-    /// Writes every batch to every table and file; gives the number of rows.
-    pub(crate) async fn write(&mut self, mut rows: SendableRecordBatchStream) -> Result<u64> {
+    /// Writes every batch to every table and file; gives the number of rows. A row that the first table refuses is a reject and goes
+    /// nowhere else; one that only a later table refuses fails the job, for the first has it.
+    pub(crate) async fn write(
+        &mut self,
+        mut rows: SendableRecordBatchStream,
+        rejects: &Rejects,
+    ) -> Result<u64> {
+        let mut seen = 0;
         while let Some(batch) = rows.next().await {
-            self.write_batch(&batch?).await?;
+            let (batch, origins) = Origins::split(batch?, seen);
+            seen += batch.num_rows() as u64;
+            self.write_batch(batch, &origins, rejects).await?;
         }
         Ok(self.rows)
     }
 
-    async fn write_batch(&mut self, batch: &RecordBatch) -> Result<()> {
+    async fn write_batch(
+        &mut self,
+        mut batch: RecordBatch,
+        origins: &Origins,
+        rejects: &Rejects,
+    ) -> Result<()> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
@@ -109,14 +130,21 @@ impl Deliveries {
         if let Some(delivery) = &mut self.open {
             for (number, plan) in self.tables.iter().enumerate() {
                 let refused = delivery.write(number, batch.clone()).await?;
-                if let Some(first) = refused.into_iter().next() {
-                    let (table, row) = (plan.table.to_string(), self.rows + first.row as u64 + 1);
-                    return Err(tidemill_sinks::Error::Row { table, row, message: first.message }.into());
+                match refused.first() {
+                    None => {}
+                    Some(_) if number == 0 => {
+                        batch = reject(batch, origins, rejects, refused, &plan.table).await?;
+                    }
+                    Some(first) => {
+                        let (table, row) = (plan.table.to_string(), self.rows + first.row as u64 + 1);
+                        let message = first.message.clone();
+                        return Err(tidemill_sinks::Error::Row { table, row, message }.into());
+                    }
                 }
             }
         }
         for file in &mut self.files {
-            file.write(batch).await?;
+            file.write(&batch).await?;
         }
         failpoint!("deliver::rows");
         self.rows += batch.num_rows() as u64;
@@ -156,4 +184,33 @@ async fn begin(sink: &Arc<dyn Sink>, tables: &[TablePlan], key: &CommitKey) -> R
         sink.ensure(plan).await?;
     }
     Ok(sink.open(tables, key).await?)
+}
+
+/// Rejects the records of refused rows, each once; gives the other rows.
+async fn reject(
+    batch: RecordBatch,
+    origins: &Origins,
+    rejects: &Rejects,
+    refused: Vec<RefusedRow>,
+    table: &TableName,
+) -> Result<RecordBatch> {
+    let mut kept = vec![true; batch.num_rows()];
+    refused.iter().for_each(|refused| kept[refused.row] = false);
+    let mut last = None;
+    for RefusedRow { row, message } in refused {
+        if origins.record(row).any(|other| kept[other]) {
+            // The others are in the table, and a record is in one place only.
+            let row = origins.output_row(row);
+            let message = format!("{message}; its record made other rows, which the table took");
+            return Err(tidemill_sinks::Error::Row { table: table.to_string(), row, message }.into());
+        }
+        let record = origins.of(row);
+        if record.is_some() && record == last {
+            continue;
+        }
+        last = record;
+        let problem = RejectProblem { column: None, code: ROW_REFUSED.to_owned(), message };
+        rejects.refuse(origins, &batch, row, DELIVER, problem).await?;
+    }
+    filter_record_batch(&batch, &kept.into()).map_err(|error| Error::Sql(error.to_string()))
 }

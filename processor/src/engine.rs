@@ -14,8 +14,10 @@ use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::PhysicalExpr;
 use datafusion::prelude::{SQLOptions, SessionConfig, SessionContext};
+use datafusion::sql::parser::Statement;
 use tidemill_pipelines::{ParameterType, ParameterValue, Pipeline};
 
+use crate::exact::{ExactCasts, in_expr};
 use crate::limits::ProcessorLimits;
 
 /// Makes sessions that share one bounded runtime.
@@ -59,13 +61,23 @@ impl Engine {
         Self { parameters: nulls.collect(), ..self.clone() }
     }
 
+    /// Reads the text of one statement.
+    pub(crate) fn statement(
+        &self,
+        session: &SessionContext,
+        sql: &str,
+    ) -> Result<Statement, DataFusionError> {
+        let state = session.state();
+        state.sql_to_statement(sql, &state.config_options().sql_parser.dialect)
+    }
+
     /// Plans one statement that may only read.
     pub(crate) async fn plan(
         &self,
         session: &SessionContext,
-        sql: &str,
+        statement: Statement,
     ) -> Result<LogicalPlan, DataFusionError> {
-        let plan = session.state().create_logical_plan(sql).await?;
+        let plan = session.state().statement_to_plan(statement).await?;
         Self::read_only().verify_plan(&plan)?;
         plan.with_param_values(self.parameters.clone())
     }
@@ -77,7 +89,10 @@ impl Engine {
             .with_target_partitions(1)
             .with_batch_size(self.batch_rows)
             .with_information_schema(false);
-        SessionContext::new_with_config_rt(config, Arc::clone(&self.runtime))
+        let session = SessionContext::new_with_config_rt(config, Arc::clone(&self.runtime));
+        session.add_analyzer_rule(Arc::new(ExactCasts));
+        session.add_optimizer_rule(Arc::new(ExactCasts));
+        session
     }
 
     /// Steps may only read: no DDL, DML, COPY or SET.
@@ -101,7 +116,8 @@ impl Engine {
             .build();
         let simplifier = ExprSimplifier::new(context);
         let expr = self.bound(session.parse_sql_expr(condition, &columns)?)?;
-        let expr = simplifier.simplify(simplifier.coerce(expr, &columns)?)?;
+        let expr = in_expr(simplifier.coerce(expr, &columns)?, &columns)?.data;
+        let expr = in_expr(simplifier.simplify(expr)?, &columns)?.data;
         match expr.get_type(&columns)? {
             DataType::Boolean | DataType::Null => session.create_physical_expr(expr, &columns),
             other => Err(DataFusionError::Plan(format!("the condition is of type {other}, not boolean"))),

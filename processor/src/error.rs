@@ -132,11 +132,9 @@ impl Error {
             | Error::Parameters(_)
             | Error::ObjectChanged => Blame::Sender,
             Error::Plan(_) | Error::Sql(_) | Error::Lookup { .. } => Blame::Author,
-            Error::Memory(_)
-            | Error::File(_)
-            | Error::TimedOut
-            | Error::Ledger { .. }
-            | Error::Broken(_) => Blame::Operator,
+            Error::Memory(_) | Error::File(_) | Error::TimedOut | Error::Ledger { .. } | Error::Broken(_) => {
+                Blame::Operator
+            }
             Error::Objects { .. } | Error::Overtaken | Error::Stopping => Blame::World,
             Error::Sink(error) => error.blame(),
             Error::Jobs(error) => error.blame(),

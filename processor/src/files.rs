@@ -62,8 +62,7 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     if !parts.jobs.heartbeat(claim).await? {
         return Err(Error::Overtaken);
     }
-    let committed =
-        Committed { counts: Counts::default(), report: key, artifacts: names(&report.artifacts) };
+    let committed = Committed { counts: Counts::default(), report: key, artifacts: names(&report.artifacts) };
     let committed = deliveries.commit(&committed).await?;
     shared.stage(pipeline, "commit", committing);
     Ok(Ended::Committed { committed, rejects: Vec::new() })

@@ -2,7 +2,7 @@
 //!
 //! Decoding is CPU work, so it runs on a thread of its own between two bounded channels. A consumer that
 //! wants no more rows (an SQL `LIMIT`) does not end it: the rest of the file is still counted. Only dropping
-//! the [`Intake`] does.
+//! the [`Intake`] does. Each row gets the origin of its record in a hidden column ([`crate::origins`]).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::PhysicalExpr;
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use tidemill_jobs::{FinishedData, RejectSample};
+use tidemill_jobs::RejectSample;
 use tidemill_pipelines::{Check, CheckElse, ErrorBudget, Format, Header, Pipeline, Then, Tolerance};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -26,10 +26,14 @@ use crate::decode::{
 };
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::exact::RowFault;
 use crate::limits::{BATCHES_BETWEEN_STAGES, CHUNKS_READ_AHEAD, ProcessorLimits};
+use crate::origins::{attach, full};
 use crate::plan::Plan;
 use crate::read::Piece;
-use crate::steps::{stream_of, unmet};
+use crate::refuse::{FileOf, Refused, Rejects};
+use crate::steps::row_wise::SQL_FAILED;
+use crate::steps::{stream_of, unmet_rows};
 
 /// Takes rejects as they come, on the decoding thread.
 pub type TakeReject = Box<dyn FnMut(&Reject) -> Result<()> + Send>;
@@ -39,12 +43,14 @@ pub type TakeReject = Box<dyn FnMut(&Reject) -> Result<()> + Send>;
 pub(crate) struct Summary {
     /// Records found, without the header.
     pub records: u64,
-    /// Records refused.
+    /// Records refused, in whichever stage.
     pub rejected: u64,
     /// Bytes read.
     pub bytes: u64,
     /// No object had a byte.
     pub empty: bool,
+    /// Those of them that the steps had made rows of: the database refused them.
+    pub late: u64,
     /// Refused records by the code of their first problem.
     pub by_code: BTreeMap<String, u64>,
     /// The first rejects, for messages.
@@ -54,6 +60,7 @@ pub(crate) struct Summary {
 /// A running intake.
 pub(crate) struct Intake {
     task: JoinHandle<Result<Summary>>,
+    rejects: Rejects,
     abandoned: Arc<AtomicBool>,
 }
 
@@ -66,7 +73,7 @@ impl Intake {
         engine: &Engine,
         references: References,
         limits: &ProcessorLimits,
-        take_reject: TakeReject,
+        rejects: Rejects,
     ) -> Result<(Self, SendableRecordBatchStream)> {
         let schema = decode::schema(&pipeline.columns);
         let decode_limits = DecodeLimits {
@@ -83,21 +90,24 @@ impl Intake {
             checks: compile(&plan.record_checks, engine, &schema)?,
             rows: send_rows,
             rows_wanted: true,
-            take_reject,
+            rejects: rejects.clone(),
             raw_bytes_max: limits.raw_bytes_max,
             summary: Summary { empty: true, ..Summary::default() },
-            object: None,
+            file: None,
             failure: None,
             abandoned: Arc::clone(&abandoned),
         };
         let pieces = read_ahead(pieces);
         let task = tokio::task::spawn_blocking(move || sort(pieces, &decoder, sorting));
-        Ok((Self { task, abandoned }, stream_of(schema, receive_rows)))
+        Ok((Self { task, rejects, abandoned }, stream_of(full(&schema), receive_rows)))
     }
 
-    /// Waits for the end of the input; an error of reading or decoding comes out here.
+    /// Waits for the end of the input; an error of reading or decoding comes out here. To be called when the rows have ended
+    /// and were delivered: no stage can refuse any more.
     pub(crate) async fn finish(mut self) -> Result<Summary> {
-        (&mut self.task).await.map_err(|_| Error::Broken("the decoder"))?
+        let summary = (&mut self.task).await.map_err(|_| Error::Broken("the decoder"))??;
+        let Refused { rejected, late, by_code, samples } = self.rejects.close();
+        Ok(Summary { rejected, late, by_code, samples, ..summary })
     }
 }
 
@@ -143,9 +153,9 @@ fn decode_all(
     let mut decoder: Option<Decoder> = None;
     while let Some(piece) = pieces.blocking_recv() {
         match piece? {
-            Piece::Object(name) => {
+            Piece::Object(file) => {
                 sorting.end_object(decoder.replace(new_decoder()))?;
-                sorting.object = name;
+                sorting.file = Some((sorting.rejects.begin_file(file.clone()), file));
             }
             Piece::Bytes(bytes) => {
                 if let Some(Err(error)) = decoder.as_mut().map(|decoder| decoder.feed(bytes, sorting)) {
@@ -168,11 +178,11 @@ struct Sorting {
     checks: Vec<CompiledCheck>,
     rows: mpsc::Sender<Result<RecordBatch>>,
     rows_wanted: bool,
-    take_reject: TakeReject,
+    rejects: Rejects,
     raw_bytes_max: usize,
     summary: Summary,
-    /// The object at hand, where there are several.
-    object: Option<Arc<str>>,
+    /// The object at hand, and its number.
+    file: Option<(u32, FileOf)>,
     failure: Option<Error>,
     abandoned: Arc<AtomicBool>,
 }
@@ -193,7 +203,7 @@ impl DecodeOutput for Sorting {
     }
 
     fn reject(&mut self, mut reject: Reject) -> Result<(), Stopped> {
-        reject.file = self.object.clone();
+        reject.file = self.shown_file();
         self.refuse(&reject).or_else(|error| self.stop(error))
     }
 }
@@ -210,7 +220,7 @@ impl Sorting {
 
     /// Why decoding ended: what this stopped it for, or what is wrong with the object.
     fn cause(&mut self, error: DecodeError) -> Error {
-        match (self.failure.take(), &self.object) {
+        match (self.failure.take(), self.shown_file()) {
             (Some(failure), _) => failure,
             (None, Some(object)) => Error::DecodeOf { object: object.to_string(), source: error },
             (None, None) => error.into(),
@@ -222,65 +232,58 @@ impl Sorting {
         Err(Stopped)
     }
 
+    /// The object at hand as rejects name it, where there are several.
+    fn shown_file(&self) -> Option<Arc<str>> {
+        let (_, file) = self.file.as_ref()?;
+        file.is_one_of_many.then(|| Arc::clone(&file.name))
+    }
+
     fn refuse(&mut self, reject: &Reject) -> Result<()> {
-        let Some(first) = reject.problems.first() else {
-            return Err(Error::Broken("a reject without reason"));
-        };
-        self.summary.rejected += 1;
-        match self.summary.by_code.get_mut(&first.code) {
-            Some(count) => *count += 1,
-            None => {
-                self.summary.by_code.insert(first.code.clone(), 1);
-            }
-        }
-        if self.summary.samples.len() < FinishedData::REJECTS_MAX {
-            self.summary.samples.push(RejectSample {
-                file: reject.file.as_deref().map(str::to_owned),
-                line: reject.origin.line,
-                column: first.column.clone(),
-                code: first.code.clone(),
-                message: first.message.clone(),
-            });
-        }
         if self.abandoned.load(Ordering::Relaxed) {
             return Err(Error::Overtaken);
         }
-        (self.take_reject)(reject)
+        self.rejects.take(reject)
     }
 
-    /// The rows of a batch that meet every check; the others become rejects, or fail the job.
+    /// The rows of a batch that meet every check, with their origins; the others become rejects, or fail the job.
     fn checked(&mut self, decoded: Decoded) -> Result<RecordBatch> {
-        if self.checks.is_empty() {
-            return Ok(decoded.batch);
-        }
+        let file = self.file.as_ref().map_or(0, |(number, _)| *number);
+        self.rejects.keep(file, &decoded);
+        let batch = attach(&decoded.batch, file, &decoded.origins);
+        let batch = batch.map_err(|error| Error::Sql(error.to_string()))?;
         let mut failed: BTreeMap<usize, Vec<RejectProblem>> = BTreeMap::new();
         for (check, condition) in &self.checks {
-            let unmet = unmet(condition.as_ref(), &decoded.batch)?;
-            let count = unmet.true_count() as u64;
-            if count > 0 && check.otherwise == CheckElse::Fail {
-                return Err(Error::CheckFailed { check: check.name.to_string(), rows: count });
+            let found = unmet_rows(condition.as_ref(), &batch)?;
+            if !found.unmet.is_empty() && check.otherwise == CheckElse::Fail {
+                let rows = found.unmet.len() as u64;
+                return Err(Error::CheckFailed { check: check.name.to_string(), rows });
             }
-            for row in unmet.values().set_indices() {
+            for row in found.unmet {
                 failed.entry(row).or_default().push(RejectProblem {
                     column: None,
                     code: check.name.to_string(),
                     message: format!("does not meet `{}`", check.condition),
                 });
             }
+            for (row, fault) in found.faults {
+                let RowFault { column, message } = fault.in_check(check.name.as_str());
+                let problem = RejectProblem { column, code: SQL_FAILED.to_owned(), message };
+                failed.entry(row).or_default().push(problem);
+            }
         }
         if failed.is_empty() {
-            return Ok(decoded.batch);
+            return Ok(batch);
         }
-        let kept = (0..decoded.batch.num_rows()).map(|row| Some(!failed.contains_key(&row))).collect();
+        let kept = (0..batch.num_rows()).map(|row| Some(!failed.contains_key(&row))).collect();
         for (row, problems) in failed {
             let origin = decoded.origins[row];
             let start = (origin.byte_start - decoded.raw_start) as usize;
             let end = ((origin.byte_end - decoded.raw_start) as usize).min(start + self.raw_bytes_max);
             let raw = decoded.raw.slice(start..end);
-            let file = self.object.clone();
-            self.refuse(&Reject { origin, file, stage: "check", problems, raw })?;
+            let file = self.shown_file();
+            self.refuse(&Reject { origin, file, stage: "check", problems, raw, output_row: None })?;
         }
-        filter_record_batch(&decoded.batch, &kept).map_err(|error| Error::Sql(error.to_string()))
+        filter_record_batch(&batch, &kept).map_err(|error| Error::Sql(error.to_string()))
     }
 }
 

@@ -56,15 +56,18 @@ pub(crate) async fn committed(
         return Ok(None);
     };
     match &last.summary {
-        Some(summary) => serde_json::from_str(summary).map(Some).map_err(|error| Error::Ledger {
-            job: job.to_string(),
-            message: error.to_string(),
-        }),
+        Some(summary) => serde_json::from_str(summary)
+            .map(Some)
+            .map_err(|error| Error::Ledger { job: job.to_string(), message: error.to_string() }),
         // Written by a version whose ledger had no summary: the report of the attempt was older than its commit.
         None => {
             let report = Report::read(objects, job, last.key.attempt).await?;
             let artifacts = crate::artifacts::names(&report.artifacts);
-            Ok(Some(Committed { counts: report.counts, report: report_key(job, last.key.attempt), artifacts }))
+            Ok(Some(Committed {
+                counts: report.counts,
+                report: report_key(job, last.key.attempt),
+                artifacts,
+            }))
         }
     }
 }

@@ -14,8 +14,10 @@ use crate::error::{Error, Result};
 use crate::intake::{Intake, TakeReject, judge};
 use crate::limits::ProcessorLimits;
 use crate::lookups::Lookups;
+use crate::origins::Origins;
 use crate::plan::plan;
 use crate::read::{Piece, one};
+use crate::refuse::{FileOf, Rejects};
 use crate::run::{count, with_parameters};
 use crate::steps;
 
@@ -24,8 +26,18 @@ use crate::steps;
 pub struct LocalRun {
     /// What became of its records.
     pub counts: Counts,
+    /// Rows that came of them.
+    pub rows_out: u64,
     /// Why a job would have failed: over the error budget, or no records.
     pub verdict: Result<()>,
+}
+
+/// A file by hand.
+pub struct LocalFile {
+    /// Its name, which SQL sees as `_file`.
+    pub name: String,
+    /// Its bytes.
+    pub bytes: BoxStream<'static, std::io::Result<Bytes>>,
 }
 
 /// Decodes a file and runs the steps as a job would; rows and rejects go to the closures, nothing is delivered.
@@ -35,11 +47,12 @@ pub async fn run_local(
     set: &PipelineSet,
     lookups: &Lookups,
     limits: &ProcessorLimits,
-    input: BoxStream<'static, std::io::Result<Bytes>>,
+    input: LocalFile,
     rows: &mut (dyn FnMut(RecordBatch) -> Result<()> + Send),
     rejects: TakeReject,
 ) -> Result<LocalRun> {
-    let pieces = one(None, input.map_err(Error::from).boxed());
+    let file = FileOf { name: input.name.into(), key: None, is_one_of_many: false };
+    let pieces = one(file, input.bytes.map_err(Error::from).boxed());
     run_pieces(pipeline, set, lookups, limits, pieces, rows, rejects).await
 }
 
@@ -56,19 +69,21 @@ pub(crate) async fn run_pieces(
     let engine = with_parameters(&Engine::new(limits)?, pipeline, &BTreeMap::new())?;
     let plan = plan(&engine, pipeline, set, Some(lookups)).await?;
     let references = lookups.references(pipeline, limits.lookup_rows_max).await?;
-    let (intake, decoded) = Intake::start(pieces, pipeline, &plan, &engine, references, limits, rejects)?;
+    let rejects = Rejects::new(rejects, None, limits.raw_bytes_max);
+    let (intake, decoded) =
+        Intake::start(pieces, pipeline, &plan, &engine, references, limits, rejects.clone())?;
     let delivered = async {
-        let mut out = steps::run(&engine, &plan, lookups, limits, decoded).await?;
-        let mut written = 0;
+        let (mut out, tally) =
+            steps::run(&engine, pipeline, &plan, lookups, limits, decoded, &rejects).await?;
         while let Some(batch) = out.next().await {
-            let batch = batch?;
-            written += batch.num_rows() as u64;
+            let (batch, _) = Origins::split(batch?, tally.rows_out());
             rows(batch)?;
         }
-        Ok(written)
+        Ok(tally)
     }
     .await;
-    let (written, summary) = crate::run::both(delivered, intake).await?;
-    let (counts, _) = count(&summary, written);
-    Ok(LocalRun { counts, verdict: judge(pipeline, crate::run::allows_empty(pipeline), &summary) })
+    let (tally, summary) = crate::run::both(delivered, intake).await?;
+    let counts = count(&summary, &tally);
+    let verdict = judge(pipeline, crate::run::allows_empty(pipeline), &summary);
+    Ok(LocalRun { counts, rows_out: tally.rows_out(), verdict })
 }

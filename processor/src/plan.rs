@@ -6,21 +6,24 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::common::Column as PlanColumn;
+use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 use datafusion::error::DataFusionError;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::prelude::SessionContext;
 use tidemill_pipelines::{
     Check, ColumnName, ColumnType, FileName, LakeSink, Mode, Pipeline, PipelineSet, Problem, SinkSpec, Step,
     TableName, TableSink,
 };
-use tidemill_sinks::{Place, TableColumn, TablePlan, made_day_column};
+use tidemill_sinks::{Place, TableColumn, TablePlan, made_day_column, plan_problems};
 
 use crate::decode;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::lengths::{self, Lengths};
 use crate::lookups::Lookups;
+use crate::origins::full;
+use crate::steps::carry::{FILE, LINE, carry, plan_statement};
 
 /// The name of the table that each step reads.
 pub(crate) const INPUT: &str = "input";
@@ -96,6 +99,7 @@ impl Planner<'_> {
         let mut stages = Vec::new();
         let mut schema = decode::schema(&self.pipeline.columns);
         let mut lengths = declared_lengths(self.pipeline);
+        let mut are_records = true;
         for (index, step) in self.pipeline.steps.iter().enumerate() {
             match step {
                 Step::Check(check) => {
@@ -110,15 +114,17 @@ impl Planner<'_> {
                         stages.push(Stage::Check(check.clone()));
                     }
                 }
-                Step::Sql(sql) => match self.plan_sql(sql, &schema, depth).await? {
-                    Ok(logical) => {
-                        lengths = kept_lengths(&logical, &lengths);
+                Step::Sql(sql) => match self.plan_sql(sql, &schema, are_records, depth).await? {
+                    Ok((logical, stay_records)) => {
+                        lengths = lengths::of_result(&logical, &lengths);
                         schema = Arc::new(logical.schema().as_arrow().clone());
+                        are_records = stay_records;
                         stages.push(Stage::Sql { sql: sql.clone() });
                     }
                     Err(error) => {
                         let message = format!("sql does not plan: {}", words(&error));
-                        self.problem(index, "sql", message, columns_help(&schema));
+                        let help = input_help(&schema, are_records);
+                        self.problem(index, "sql", message, help);
                         return Ok(None);
                     }
                 },
@@ -139,13 +145,14 @@ impl Planner<'_> {
         Ok(Some(Plan { record_checks, stages, output, tables, files }))
     }
 
-    /// The outer error is of the lookups' database, the inner one of the SQL.
+    /// The plan, and whether its rows are records still. The outer error is of the lookups' database, the inner one of the SQL.
     async fn plan_sql(
         &self,
         sql: &str,
         input: &SchemaRef,
+        are_records: bool,
         depth: usize,
-    ) -> Result<Result<LogicalPlan, DataFusionError>> {
+    ) -> Result<Result<(LogicalPlan, bool), DataFusionError>> {
         let session = self.engine.session();
         let tables = match referenced_tables(&session, sql) {
             Ok(tables) => tables,
@@ -156,14 +163,16 @@ impl Planner<'_> {
                 Some(schema) => schema,
                 None => continue, // planning itself names the missing table
             };
-            if let Err(error) = register_empty(&session, table.as_str(), schema) {
+            let registered = empty(&schema).and_then(|empty| session.register_table(table.as_str(), empty));
+            if let Err(error) = registered {
                 return Ok(Err(error));
             }
         }
-        if let Err(error) = register_empty(&session, INPUT, Arc::clone(input)) {
-            return Ok(Err(error));
-        }
-        Ok(self.engine.plan(&session, sql).await)
+        let planned = plan_statement(self.engine, &session, sql, input, are_records, &empty).await;
+        Ok(planned.and_then(|planned| {
+            let stay_records = are_records && carry(&planned, empty(&full(&planned.input))?)?.is_some();
+            Ok((planned.plan, stay_records))
+        }))
     }
 
     async fn lookup_schema(&self, table: &TableName, depth: usize) -> Result<Option<SchemaRef>> {
@@ -219,7 +228,7 @@ impl Planner<'_> {
         index: usize,
         sink: &TableSink,
         output: &SchemaRef,
-        lengths: &HashMap<String, u32>,
+        lengths: &Lengths,
     ) -> Option<TablePlan> {
         let before = self.problems.len();
         for key in &sink.key {
@@ -231,13 +240,18 @@ impl Planner<'_> {
         if self.problems.len() > before {
             return None;
         }
-        Some(TablePlan {
+        let plan = TablePlan {
             table: sink.name.clone(),
             columns: planned_columns(output, &sink.key, lengths),
             key: sink.key.clone(),
             mode: sink.mode,
             place: Place::Database,
-        })
+        };
+        for found in plan_problems(&plan) {
+            let field = if found.of_key { "key" } else { "name" };
+            self.problem_at(&format!("sinks[{index}].table.{field}"), found.message, Some(found.help));
+        }
+        Some(plan)
     }
 
     fn lake(
@@ -245,7 +259,7 @@ impl Planner<'_> {
         index: usize,
         sink: &LakeSink,
         output: &SchemaRef,
-        lengths: &HashMap<String, u32>,
+        lengths: &Lengths,
     ) -> Option<TablePlan> {
         let plan = TablePlan {
             table: sink.name.clone(),
@@ -328,16 +342,11 @@ pub(crate) fn tables_read(engine: &Engine, pipeline: &Pipeline) -> Vec<TableName
     tables
 }
 
-fn register_empty(session: &SessionContext, name: &str, schema: SchemaRef) -> Result<(), DataFusionError> {
-    session.register_table(name, Arc::new(MemTable::try_new(schema, vec![vec![]])?))?;
-    Ok(())
+fn empty(schema: &SchemaRef) -> Result<Arc<dyn TableProvider>, DataFusionError> {
+    Ok(Arc::new(MemTable::try_new(Arc::clone(schema), vec![vec![]])?))
 }
 
-fn planned_columns(
-    output: &SchemaRef,
-    key: &[ColumnName],
-    lengths: &HashMap<String, u32>,
-) -> Vec<TableColumn> {
+fn planned_columns(output: &SchemaRef, key: &[ColumnName], lengths: &Lengths) -> Vec<TableColumn> {
     let columns = output.fields().iter().filter_map(|field| {
         let name: ColumnName = field.name().parse().ok()?;
         let nullable = field.is_nullable() && !key.contains(&name);
@@ -388,7 +397,7 @@ fn delivered_type(kind: &DataType) -> Option<DataType> {
     })
 }
 
-fn declared_lengths(pipeline: &Pipeline) -> HashMap<String, u32> {
+fn declared_lengths(pipeline: &Pipeline) -> Lengths {
     pipeline
         .columns
         .iter()
@@ -399,37 +408,18 @@ fn declared_lengths(pipeline: &Pipeline) -> HashMap<String, u32> {
         .collect()
 }
 
-/// The longest values of the result, where the last projection hands a column on as it is or trimmed.
-fn kept_lengths(plan: &LogicalPlan, lengths: &HashMap<String, u32>) -> HashMap<String, u32> {
-    let known = |column: &PlanColumn| {
-        let of_input = column.relation.as_ref().is_some_and(|relation| relation.table() == INPUT);
-        of_input.then(|| lengths.get(&column.name).copied()).flatten()
-    };
-    let mut kept = HashMap::new();
-    for (index, expr) in plan.expressions().iter().enumerate() {
-        if let LogicalPlan::Projection(_) = plan
-            && let Some(length) = text_source(expr).and_then(known)
-        {
-            kept.insert(plan.schema().field(index).name().clone(), length);
-        }
-    }
-    kept
-}
-
-fn text_source(expr: &Expr) -> Option<&PlanColumn> {
-    match expr {
-        Expr::Column(column) => Some(column),
-        Expr::Alias(alias) => text_source(&alias.expr),
-        Expr::ScalarFunction(call) if matches!(call.name(), "btrim" | "ltrim" | "rtrim" | "trim") => {
-            call.args.first().and_then(text_source)
-        }
-        _ => None,
-    }
-}
-
 fn columns_help(schema: &SchemaRef) -> Option<String> {
     let names: Vec<_> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     Some(format!("the columns are {}", names.join(", ")))
+}
+
+/// The columns that a statement may name.
+fn input_help(schema: &SchemaRef, are_records: bool) -> Option<String> {
+    let origin = match are_records {
+        true => format!(", and {FILE} and {LINE}"),
+        false => format!("; behind an aggregate a row has no {FILE} and {LINE}"),
+    };
+    columns_help(schema).map(|columns| columns + &origin)
 }
 
 fn words(error: &DataFusionError) -> String {

@@ -11,11 +11,12 @@ use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
 use tidemill_jobs::{Fingerprint, Job};
 
 use crate::error::{Error, Result};
+use crate::refuse::FileOf;
 
 /// A piece of what a job reads.
 pub(crate) enum Piece {
-    /// An object begins; it has a name only where the job has several.
-    Object(Option<Arc<str>>),
+    /// An object begins.
+    Object(FileOf),
     /// Bytes of it.
     Bytes(Bytes),
 }
@@ -24,15 +25,18 @@ pub(crate) enum Piece {
 /// last one, or the one that makes them too large, is read.
 pub(crate) fn read_objects(objects: Arc<dyn ObjectStore>, job: &Job) -> BoxStream<'static, Result<Piece>> {
     let many = job.files_to_process.len() > 1;
+    let file_name = job.file_name.clone().filter(|_| !many);
     let seen = job.is_of_pushed().then(|| Arc::new(Mutex::new(Seen::new(job))));
     let pieces = move |key: String| {
-        let name = many.then(|| Arc::from(key.as_str()));
+        // The sender's name for the file says more than the key that it landed under.
+        let name = file_name.as_deref().unwrap_or(&key).into();
+        let file = FileOf { name, key: Some(Arc::from(key.as_str())), is_one_of_many: many };
         let seen = seen.clone();
         let check = move |key: &str, meta: &ObjectMeta| {
             let Some(seen) = seen else { return Ok(()) };
             seen.lock().unwrap_or_else(PoisonError::into_inner).check(key, meta)
         };
-        one(name, open(Arc::clone(&objects), key, check))
+        one(file, open(Arc::clone(&objects), key, check))
     };
     futures::stream::iter(job.files_to_process.clone()).flat_map(pieces).boxed()
 }
@@ -76,12 +80,12 @@ pub(crate) fn read_bytes(objects: Arc<dyn ObjectStore>, job: &Job) -> BoxStream<
     read_objects(objects, job).try_filter_map(bytes).boxed()
 }
 
-/// One file, after its name.
+/// One file, after what it is called.
 pub(crate) fn one(
-    name: Option<Arc<str>>,
+    file: FileOf,
     bytes: BoxStream<'static, Result<Bytes>>,
 ) -> BoxStream<'static, Result<Piece>> {
-    let begin = futures::stream::once(async { Ok(Piece::Object(name)) });
+    let begin = futures::stream::once(async { Ok(Piece::Object(file)) });
     begin.chain(bytes.map_ok(Piece::Bytes)).boxed()
 }
 

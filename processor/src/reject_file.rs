@@ -31,9 +31,11 @@ impl RejectFile {
     pub(crate) fn start(objects: Arc<dyn ObjectStore>, key: String, many: bool) -> (Self, TakeReject) {
         let (send, receive) = mpsc::channel(CHUNKS_MAX);
         let (complete, completed) = oneshot::channel();
-        let upload = AbortOnDropHandle::new(tokio::spawn(upload(objects, key, receive, completed)));
+        let (send_rest, rest) = oneshot::channel();
+        let chunks = Chunks { full: receive, rest: Some(rest) };
+        let upload = AbortOnDropHandle::new(tokio::spawn(upload(objects, key, chunks, completed)));
         let writer = if many { RejectWriter::of_files() } else { RejectWriter::new() };
-        let mut buffer = Buffer { writer, send };
+        let mut buffer = Buffer { writer, send, rest: Some(send_rest) };
         let take = Box::new(move |reject: &Reject| {
             buffer.writer.write(reject)?;
             match buffer.writer.take_chunk() {
@@ -56,14 +58,32 @@ impl RejectFile {
 struct Buffer {
     writer: RejectWriter,
     send: mpsc::Sender<Bytes>,
+    rest: Option<oneshot::Sender<Bytes>>,
 }
 
 impl Drop for Buffer {
+    /// Never waits: it may be dropped on a thread of the runtime.
     fn drop(&mut self) {
-        if self.writer.count() > 0 {
-            let rest = std::mem::take(&mut self.writer).finish();
+        if self.writer.count() > 0
+            && let Some(rest) = self.rest.take()
+        {
             // Fails only when the upload has failed, and that error is told by `RejectFile::finish`.
-            let _ = self.send.blocking_send(rest);
+            let _ = rest.send(std::mem::take(&mut self.writer).finish());
+        }
+    }
+}
+
+/// What comes of a buffer: full chunks, then the rest.
+struct Chunks {
+    full: mpsc::Receiver<Bytes>,
+    rest: Option<oneshot::Receiver<Bytes>>,
+}
+
+impl Chunks {
+    async fn recv(&mut self) -> Option<Bytes> {
+        match self.full.recv().await {
+            Some(chunk) => Some(chunk),
+            None => self.rest.take()?.await.ok(),
         }
     }
 }
@@ -71,7 +91,7 @@ impl Drop for Buffer {
 async fn upload(
     objects: Arc<dyn ObjectStore>,
     key: String,
-    mut chunks: mpsc::Receiver<Bytes>,
+    mut chunks: Chunks,
     completed: oneshot::Receiver<()>,
 ) -> Result<bool> {
     let failed = |error: std::io::Error| Error::Objects {

@@ -35,8 +35,9 @@ pub struct Report {
     /// What became of the records.
     #[serde(flatten)]
     pub counts: Counts,
-    /// Rows that the steps made beyond one for each used record (joins, `unnest`).
-    pub rows_added: u64,
+    /// Rows written: joins and `unnest` make several of one record, aggregates fewer.
+    #[serde(default)]
+    pub rows_out: u64,
     /// Refused records by code.
     pub rejects_by_code: BTreeMap<String, u64>,
     /// Whether more was refused than the pipeline tolerates (and the pipeline continues all the same).
@@ -79,7 +80,7 @@ impl Report {
             size_bytes: job.size_bytes,
             content_sha256: job.content_sha256.clone(),
             counts: Counts::default(),
-            rows_added: 0,
+            rows_out: 0,
             rejects_by_code: BTreeMap::new(),
             over_error_budget: false,
             rejects: Vec::new(),

@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::Utc;
-use datafusion::execution::SendableRecordBatchStream;
 use tidemill_jobs::{Claim, Committed, Counts, Job, RejectSample};
 use tidemill_pipelines::{Format, Pipeline, Source};
 
@@ -22,10 +21,11 @@ use crate::intake::{Intake, Summary, judge, within_budget};
 use crate::lookups::Lookups;
 use crate::plan::{Plan, plan};
 use crate::read::read_objects;
+use crate::refuse::Rejects;
 use crate::reject_file::RejectFile;
 use crate::report::{Report, TableRows, rejects_key};
 use crate::serve::Shared;
-use crate::steps;
+use crate::steps::{self, Tally};
 
 /// How an attempt ended, once that is certain.
 pub(crate) enum Ended {
@@ -73,15 +73,20 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     let many = job.files_to_process.len() > 1;
     let (reject_file, take_reject) =
         RejectFile::start(Arc::clone(&parts.objects), rejects_key(job.job_id, attempt), many);
+    let rejects = Rejects::new(take_reject, Some(Arc::clone(&parts.objects)), parts.limits.raw_bytes_max);
     let (intake, rows) =
-        Intake::start(pieces, pipeline, &plan, engine, references, &parts.limits, take_reject)?;
-    let delivered = stream(shared, engine, &plan, &lookups, rows, &mut deliveries).await;
-    let (rows, summary) = both(delivered, intake).await?;
+        Intake::start(pieces, pipeline, &plan, engine, references, &parts.limits, rejects.clone())?;
+    let delivered = async {
+        let (rows, tally) =
+            steps::run(engine, pipeline, &plan, &lookups, &parts.limits, rows, &rejects).await?;
+        Ok((deliveries.write(rows, &rejects).await?, tally))
+    };
+    let ((rows, tally), summary) = both(delivered.await, intake).await?;
     let has_rejects = reject_file.finish().await?;
     shared.stage(pipeline, "stream", streaming);
 
     let committing = Instant::now();
-    let mut report = describe(job, attempt, pipeline, &plan, &summary, rows);
+    let mut report = describe(job, attempt, pipeline, &plan, &summary, &tally, rows);
     report.started_at = Utc::now() - started.elapsed();
     report.rejects_file_path = has_rejects.then(|| rejects_key(job.job_id, attempt));
     let error = judge(pipeline, allows_empty(pipeline), &summary).err();
@@ -90,6 +95,7 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     }
     if let Some(error) = &error {
         report.counts.records_written = 0;
+        report.rows_out = 0;
         report.tables.clear();
         report.error = Some(error.to_job_error());
     }
@@ -132,20 +138,8 @@ pub(crate) async fn recover(shared: &Shared, job: &Job, committed: Committed) ->
     Ok(Ended::Committed { committed, rejects })
 }
 
-async fn stream(
-    shared: &Shared,
-    engine: &Engine,
-    plan: &Plan,
-    lookups: &Lookups,
-    rows: SendableRecordBatchStream,
-    deliveries: &mut Deliveries,
-) -> Result<u64> {
-    let rows = steps::run(engine, plan, lookups, &shared.parts.limits, rows).await?;
-    deliveries.write(rows).await
-}
-
-/// The rows delivered and the records taken in. An error of the intake is the cause of what came after it.
-pub(crate) async fn both(delivered: Result<u64>, intake: Intake) -> Result<(u64, Summary)> {
+/// What was delivered and the records taken in. An error of the intake is the cause of what came after it.
+pub(crate) async fn both<T>(delivered: Result<T>, intake: Intake) -> Result<(T, Summary)> {
     match delivered {
         Ok(rows) => Ok((rows, intake.finish().await?)),
         Err(Error::Broken(_)) => match intake.finish().await {
@@ -162,10 +156,12 @@ fn describe(
     pipeline: &Pipeline,
     plan: &Plan,
     summary: &Summary,
+    tally: &Tally,
     rows: u64,
 ) -> Report {
     let mut report = Report::new(job, attempt, &pipeline.version);
-    (report.counts, report.rows_added) = count(summary, rows);
+    report.counts = count(summary, tally);
+    report.rows_out = rows;
     report.size_bytes = summary.bytes;
     report.rejects_by_code = summary.by_code.clone();
     report.rejects = summary.samples.clone();
@@ -175,16 +171,15 @@ fn describe(
     report
 }
 
-/// `records_in + rows_added = written + rejected + filtered`: of filtered and added, one is zero.
-pub(crate) fn count(summary: &Summary, rows: u64) -> (Counts, u64) {
-    let used = summary.records.saturating_sub(summary.rejected);
-    let counts = Counts {
+/// `records_in = written + rejected + filtered`: a record is written when at least one row of it is.
+pub(crate) fn count(summary: &Summary, tally: &Tally) -> Counts {
+    let written = tally.used().saturating_sub(summary.late);
+    Counts {
         records_in: summary.records,
-        records_written: rows,
+        records_written: written,
         records_rejected: summary.rejected,
-        records_filtered: used.saturating_sub(rows),
-    };
-    (counts, rows.saturating_sub(used))
+        records_filtered: summary.records.saturating_sub(summary.rejected).saturating_sub(written),
+    }
 }
 
 pub(crate) fn allows_empty(pipeline: &Pipeline) -> bool {

@@ -1,200 +1,201 @@
 //! Steps: each takes a stream of batches named `input` and gives the next one, under the engine's memory pool.
+//!
+//! As long as a row is a record, its origin goes along in a hidden column (`steps/carry`), and steps that work record by record
+//! refuse those on which SQL fails (`steps/row_wise`). Behind an aggregate a fault of SQL fails the job.
+
+pub(crate) mod carry;
+mod input;
+pub(crate) mod row_wise;
+mod tally;
 
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use arrow::array::{Array, BooleanArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray};
 use arrow::compute::{CastOptions, cast_with_options};
-use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
-use arrow::ipc::{reader::StreamReader, writer::StreamWriter};
+use arrow::datatypes::{DataType, SchemaRef, TimeUnit, TimestampMicrosecondType, TimestampNanosecondType};
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::catalog::MemTable;
-use datafusion::catalog::streaming::StreamingTable;
-use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::error::DataFusionError;
-use datafusion::execution::{SendableRecordBatchStream, TaskContext};
-use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::PhysicalExpr;
-use datafusion::physical_plan::stream::{RecordBatchReceiverStreamBuilder, RecordBatchStreamAdapter};
-use datafusion::physical_plan::streaming::PartitionStream;
-use datafusion::prelude::DataFrame;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::physical_plan::{PhysicalExpr, execute_stream};
 use futures::{Stream, StreamExt, TryStreamExt};
-use tempfile::NamedTempFile;
-use tidemill_pipelines::Check;
+use tidemill_pipelines::{Check, Pipeline, Then, Tolerance};
 
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::limits::{BATCHES_BETWEEN_STAGES, ProcessorLimits};
+use crate::exact::RowFault;
+use crate::limits::ProcessorLimits;
 use crate::lookups::Lookups;
-use crate::plan::{INPUT, Plan, Stage, referenced_tables};
+use crate::origins::{ORIGIN, full, without_origin};
+use crate::plan::{Plan, Stage, referenced_tables};
+use crate::refuse::Rejects;
+use carry::{carry, lookups_first, plan_statement, scans_of_input};
+use input::Input;
+use row_wise::{RowSql, RowStep, RowSteps};
+pub(crate) use tally::Tally;
 
-/// Runs all stages of a plan over the decoded batches; the result has the plan's output schema.
+/// Runs all stages of a plan over the decoded batches. The rows have the plan's output schema and, where they are records, the
+/// hidden column of their origins last ([`crate::origins`]); the tally is complete when they have ended.
 pub(crate) async fn run(
     engine: &Engine,
+    pipeline: &Pipeline,
     plan: &Plan,
     lookups: &Lookups,
     limits: &ProcessorLimits,
-    mut rows: SendableRecordBatchStream,
-) -> Result<SendableRecordBatchStream> {
+    rows: SendableRecordBatchStream,
+    rejects: &Rejects,
+) -> Result<(SendableRecordBatchStream, Arc<Tally>)> {
+    let tally = Arc::new(Tally::default());
+    let mut steps = Steps {
+        engine,
+        lookups,
+        limits,
+        rejects,
+        pipeline,
+        tally: Arc::clone(&tally),
+        rows,
+        by_record: Vec::new(),
+    };
     for stage in &plan.stages {
-        rows = match stage {
-            Stage::Sql { sql } => sql_step(engine, sql, lookups, limits, rows).await?,
-            Stage::Check(check) => check_step(engine, check, rows)?,
-        };
+        match stage {
+            Stage::Sql { sql } => steps.sql(sql).await?,
+            Stage::Check(check) => steps.check(check)?,
+        }
     }
-    let output = Arc::clone(&plan.output);
-    let schema = Arc::clone(&output);
-    let shaped = rows.map(move |batch| shape(&batch?, &schema).map_err(DataFusionError::from));
-    Ok(Box::pin(RecordBatchStreamAdapter::new(output, shaped)))
+    steps.shape(&plan.output);
+    Ok((tally.count(steps.rows), tally))
 }
 
-async fn sql_step(
-    engine: &Engine,
-    sql: &str,
-    lookups: &Lookups,
-    limits: &ProcessorLimits,
+/// The stages so far.
+struct Steps<'a> {
+    engine: &'a Engine,
+    lookups: &'a Lookups,
+    limits: &'a ProcessorLimits,
+    rejects: &'a Rejects,
+    pipeline: &'a Pipeline,
+    tally: Arc<Tally>,
     rows: SendableRecordBatchStream,
-) -> Result<SendableRecordBatchStream> {
-    let session = engine.session();
-    for table in referenced_tables(&session, sql)? {
-        let (schema, batches) = lookups.load(&table, None, limits.lookup_rows_max).await?;
-        session.register_table(table.as_str(), Arc::new(MemTable::try_new(schema, vec![batches])?))?;
-    }
-    let schema = rows.schema();
-    let input = Arc::new(Input { schema: Arc::clone(&schema), rows: Mutex::new(Rows::Once(Some(rows))) });
-    let source: Arc<dyn PartitionStream> = Arc::clone(&input) as _;
-    session.register_table(INPUT, Arc::new(StreamingTable::try_new(schema, vec![source])?))?;
-    let plan = engine.plan(&session, sql).await?;
-    if scans_of_input(&session.state().optimize(&plan)?)? > 1 {
-        input.spool(limits).await?;
-    }
-    let frame = DataFrame::new(session.state(), plan);
-    Ok(frame.execute_stream().await?)
+    /// Steps behind `rows` that work record by record, with the columns that they make.
+    by_record: Vec<(RowStep, SchemaRef)>,
 }
 
-/// How often a plan reads `input`: once is streamed, more often is spooled first.
-fn scans_of_input(plan: &LogicalPlan) -> Result<usize> {
-    let mut scans = 0;
-    plan.apply_with_subqueries(|node| {
-        if let LogicalPlan::TableScan(scan) = node
-            && scan.table_name.table() == INPUT
+impl Steps<'_> {
+    /// The columns at hand.
+    fn schema(&self) -> SchemaRef {
+        self.by_record.last().map_or_else(|| self.rows.schema(), |(_, schema)| Arc::clone(schema))
+    }
+
+    fn are_records(&self) -> bool {
+        self.schema().index_of(ORIGIN).is_ok()
+    }
+
+    async fn sql(&mut self, sql: &str) -> Result<()> {
+        let session = self.engine.session();
+        for table in referenced_tables(&session, sql)? {
+            let (schema, batches) = self.lookups.load(&table, None, self.limits.lookup_rows_max).await?;
+            session.register_table(table.as_str(), Arc::new(MemTable::try_new(schema, vec![batches])?))?;
+        }
+        let (schema, are_records) = (self.schema(), self.are_records());
+        let input = Input::new(Arc::clone(&schema));
+        let table = |columns: &SchemaRef| input.table(columns, Some(self.rejects));
+        let seen = without_origin(&schema);
+        let planned = plan_statement(self.engine, &session, sql, &seen, are_records, &table).await?;
+        let carried = match are_records {
+            true => carry(&planned, table(&full(&planned.input))?)?,
+            false => None,
+        };
+        let is_carried = carried.is_some();
+        let state = session.state();
+        let logical = lookups_first(state.optimize(&carried.unwrap_or(planned.plan))?)?;
+        let scans = scans_of_input(&logical)?;
+        let physical = state.create_physical_plan(&logical).await?;
+        if is_carried
+            && scans == 1
+            && let Some(step) = RowSql::new(&input, &physical, session.task_ctx())
         {
-            scans += 1;
+            self.by_record.push((RowStep::Sql(step), physical.schema()));
+            return Ok(());
         }
-        Ok(TreeNodeRecursion::Continue)
-    })?;
-    Ok(scans)
-}
+        self.flush();
+        if are_records && !is_carried {
+            let rows = self.take_rows();
+            self.rows = self.tally.reach(rows);
+        }
+        input.feed(self.take_rows());
+        if scans > 1 {
+            input.spool(self.limits).await?;
+        }
+        self.rows = execute_stream(physical, session.task_ctx())?;
+        Ok(())
+    }
 
-/// The table `input`: rows that come once, or, after [`Input::spool`], as often as the plan wants.
-struct Input {
-    schema: SchemaRef,
-    rows: Mutex<Rows>,
-}
+    fn check(&mut self, check: &Check) -> Result<()> {
+        let schema = self.schema();
+        let condition = self.engine.condition(&check.condition, &schema)?;
+        let name = check.name.to_string();
+        match self.are_records() {
+            true => self.by_record.push((RowStep::Check { name, condition }, schema)),
+            false => self.rows = checked(self.take_rows(), name, condition),
+        }
+        Ok(())
+    }
 
-enum Rows {
-    Once(Option<SendableRecordBatchStream>),
-    Spooled(Arc<NamedTempFile>),
-}
+    fn shape(&mut self, output: &SchemaRef) {
+        if self.are_records() {
+            let output = full(output);
+            self.by_record.push((RowStep::Shape(Arc::clone(&output)), output));
+            return self.flush();
+        }
+        let (schema, output) = (Arc::clone(output), Arc::clone(output));
+        let shaped = self.take_rows().map(move |batch| shape(&batch?, &schema));
+        self.rows = Box::pin(RecordBatchStreamAdapter::new(output, shaped));
+    }
 
-impl Input {
-    async fn spool(&self, limits: &ProcessorLimits) -> Result<()> {
-        let taken = match self.rows.lock() {
-            Ok(mut rows) => match &mut *rows {
-                Rows::Once(stream) => stream.take(),
-                Rows::Spooled(_) => None,
-            },
-            Err(_) => None,
+    /// Puts the steps that work record by record behind the rows.
+    fn flush(&mut self) {
+        let Some((_, schema)) = self.by_record.last() else { return };
+        let (schema, rejects) = (Arc::clone(schema), self.rejects.clone());
+        let steps = self.by_record.drain(..).map(|(step, _)| step).collect();
+        let rejects_max = match (self.pipeline.rejects.then, self.pipeline.rejects.tolerate) {
+            (Then::Abort, Tolerance::Records(most)) => Some(most),
+            _ => None,
         };
-        let Some(mut stream) = taken else { return Ok(()) };
-        let file = match &limits.spill_dir {
-            Some(dir) => NamedTempFile::new_in(dir)?,
-            None => NamedTempFile::new()?,
-        };
-        let handle = file.reopen()?;
-        let schema = Arc::clone(&self.schema);
-        let (send, mut receive) = tokio::sync::mpsc::channel::<RecordBatch>(BATCHES_BETWEEN_STAGES);
-        let writing = tokio::task::spawn_blocking(move || -> Result<(), DataFusionError> {
-            let mut writer = StreamWriter::try_new_buffered(handle, &schema)?;
-            while let Some(batch) = receive.blocking_recv() {
-                writer.write(&batch)?;
+        let steps = Arc::new(RowSteps { steps, rejects, rejects_max });
+        let made = self.take_rows().and_then(move |batch| {
+            let steps = Arc::clone(&steps);
+            async move {
+                let made = steps.run(batch).await.map_err(DataFusionError::from)?;
+                Ok(futures::stream::iter(made.into_iter().map(Ok::<_, DataFusionError>)))
             }
-            writer.finish()?;
-            Ok(())
         });
-        while let Some(batch) = stream.try_next().await? {
-            if send.send(batch).await.is_err() {
-                break; // the writer failed; its error is told below
-            }
-        }
-        drop(send);
-        writing.await.map_err(|_| Error::Broken("the spool"))??;
-        if let Ok(mut rows) = self.rows.lock() {
-            *rows = Rows::Spooled(Arc::new(file));
-        }
-        Ok(())
+        self.rows = Box::pin(RecordBatchStreamAdapter::new(schema, made.try_flatten()));
+    }
+
+    fn take_rows(&mut self) -> SendableRecordBatchStream {
+        let schema = self.rows.schema();
+        let none = RecordBatchStreamAdapter::new(schema, futures::stream::empty());
+        std::mem::replace(&mut self.rows, Box::pin(none))
     }
 }
 
-impl std::fmt::Debug for Input {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(INPUT)
-    }
-}
-
-impl PartitionStream for Input {
-    fn schema(&self) -> &SchemaRef {
-        &self.schema
-    }
-
-    fn execute(&self, _context: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let failed = |what: &str| -> SendableRecordBatchStream {
-            let error = DataFusionError::Execution(format!("`{INPUT}` {what}"));
-            let stream = futures::stream::once(async { Err(error) });
-            Box::pin(RecordBatchStreamAdapter::new(Arc::clone(&self.schema), stream))
-        };
-        match self.rows.lock() {
-            Err(_) => failed("broke down"),
-            Ok(mut rows) => match &mut *rows {
-                Rows::Once(stream) => stream.take().unwrap_or_else(|| failed("was read twice")),
-                Rows::Spooled(file) => read_spool(Arc::clone(file), Arc::clone(&self.schema)),
-            },
-        }
-    }
-}
-
-fn read_spool(file: Arc<NamedTempFile>, schema: SchemaRef) -> SendableRecordBatchStream {
-    let mut builder = RecordBatchReceiverStreamBuilder::new(schema, BATCHES_BETWEEN_STAGES);
-    let send = builder.tx();
-    builder.spawn_blocking(move || {
-        for batch in StreamReader::try_new_buffered(file.reopen()?, None)? {
-            if send.blocking_send(batch.map_err(Into::into)).is_err() {
-                break; // the reader wants no more
-            }
-        }
-        Ok(())
-    });
-    builder.build()
-}
-
-fn check_step(
-    engine: &Engine,
-    check: &Check,
+fn checked(
     rows: SendableRecordBatchStream,
-) -> Result<SendableRecordBatchStream> {
+    name: String,
+    condition: Arc<dyn PhysicalExpr>,
+) -> SendableRecordBatchStream {
     let schema = rows.schema();
-    let condition = engine.condition(&check.condition, &schema)?;
-    let name = check.name.to_string();
     let checked = rows.map(move |batch| {
         let batch = batch?;
-        let unmet = unmet(condition.as_ref(), &batch)?.true_count() as u64;
-        match unmet {
+        match unmet(condition.as_ref(), &batch)?.true_count() as u64 {
             0 => Ok(batch),
             rows => Err(Error::CheckFailed { check: name.clone(), rows }.into()),
         }
     });
-    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, checked)))
+    Box::pin(RecordBatchStreamAdapter::new(schema, checked))
 }
 
 /// Which rows do not meet a condition; null counts as not met.
@@ -210,29 +211,59 @@ pub(crate) fn unmet(
     Ok(met.unwrap_or_else(|| BooleanArray::from(vec![true; batch.num_rows()])))
 }
 
-/// Casts a batch to the delivered schema; a cast that would lose something is an error.
-fn shape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+/// What a condition says of the rows of a batch.
+#[derive(Default)]
+pub(crate) struct Unmet {
+    /// Rows that do not meet it.
+    pub unmet: Vec<usize>,
+    /// Rows on which it cannot be evaluated.
+    pub faults: Vec<(usize, RowFault)>,
+}
+
+/// Which rows do not meet a condition, or are at fault themselves: a batch that fails is halved until they stand alone.
+pub(crate) fn unmet_rows(condition: &dyn PhysicalExpr, batch: &RecordBatch) -> Result<Unmet> {
+    let mut found = Unmet::default();
+    let mut todo = vec![0..batch.num_rows()];
+    while let Some(range) = todo.pop() {
+        match unmet(condition, &batch.slice(range.start, range.len())) {
+            Ok(unmet) => found.unmet.extend(unmet.values().set_indices().map(|row| range.start + row)),
+            Err(error) => match row_wise::fault(&error) {
+                Some(fault) if range.len() == 1 => found.faults.push((range.start, fault)),
+                Some(_) => todo.extend(row_wise::halves(range)),
+                None => return Err(error.into()),
+            },
+        }
+    }
+    Ok(found)
+}
+
+/// Casts a batch to the delivered schema; a cast that would lose something is an error, but times are cut to the microsecond.
+fn shape(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch, DataFusionError> {
     if batch.schema().fields() == schema.fields() {
         return Ok(batch.clone());
     }
     let options = CastOptions { safe: false, ..CastOptions::default() };
     let mut columns = Vec::with_capacity(batch.num_columns());
     for (column, field) in batch.columns().iter().zip(schema.fields()) {
-        let problem = |error: String| Error::Sql(format!("column `{}`: {error}", field.name()));
-        let cast = cast_with_options(column, field.data_type(), &options)
-            .map_err(|error| problem(error.to_string()))?;
-        if let DataType::Timestamp(TimeUnit::Nanosecond, _) = column.data_type() {
-            let back = cast_with_options(&cast, column.data_type(), &options)
-                .map_err(|error| problem(error.to_string()))?;
-            if back.as_ref() != column.as_ref() {
-                return Err(problem(
-                    "a time is finer than the microseconds that tables hold; use date_trunc".to_owned(),
-                ));
-            }
-        }
-        columns.push(cast);
+        let at_fault =
+            |error: ArrowError| RowFault { column: Some(field.name().clone()), message: error.to_string() };
+        let cast = cast_with_options(&cut_to_micros(column), field.data_type(), &options);
+        columns.push(cast.map_err(|error| DataFusionError::External(Box::new(at_fault(error))))?);
     }
-    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| Error::Sql(error.to_string()))
+    Ok(RecordBatch::try_new(Arc::clone(schema), columns)?)
+}
+
+/// `now()` is finer than the microseconds that tables hold. What is finer is dropped, also before 1970: the digits that stay are
+/// those of the time.
+fn cut_to_micros(column: &ArrayRef) -> ArrayRef {
+    match column.data_type() {
+        DataType::Timestamp(TimeUnit::Nanosecond, zone) => {
+            let nanos = column.as_primitive::<TimestampNanosecondType>();
+            let micros = nanos.unary::<_, TimestampMicrosecondType>(|nanos| nanos.div_euclid(1_000));
+            Arc::new(micros.with_timezone_opt(zone.clone()))
+        }
+        _ => Arc::clone(column),
+    }
 }
 
 /// A channel of batches as DataFusion's stream.

@@ -2,8 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+#[path = "local/casts.rs"]
+mod casts;
 #[path = "local/objects.rs"]
 mod objects;
+#[path = "local/rows.rs"]
+mod rows;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -15,7 +19,9 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tidemill_pipelines::{PipelineSet, TableName};
 use tidemill_processor::decode::Reject;
-use tidemill_processor::{Engine, Error, LocalRun, Lookups, ProcessorLimits, check_pipeline, run_local};
+use tidemill_processor::{
+    Engine, Error, LocalFile, LocalRun, Lookups, ProcessorLimits, check_pipeline, run_local,
+};
 
 const COLUMNS: &str = "
 columns:
@@ -46,7 +52,8 @@ async fn run_with(yaml: &str, csv: &str, lookups: Lookups, limits: ProcessorLimi
     let mut batches = Vec::new();
     let rejects = Arc::new(Mutex::new(Vec::new()));
     let taken = Arc::clone(&rejects);
-    let input = futures::stream::iter([Ok(Bytes::from(csv.to_owned()))]).boxed();
+    let bytes = futures::stream::iter([Ok(Bytes::from(csv.to_owned()))]).boxed();
+    let input = LocalFile { name: "people.csv".into(), bytes };
     let run = run_local(
         pipeline,
         &set,
@@ -209,7 +216,10 @@ async fn a_reference_is_looked_up() {
         &set,
         &lookups,
         &ProcessorLimits::default(),
-        futures::stream::iter([Ok(Bytes::from_static(b"id\n1\n3\n2\n"))]).boxed(),
+        LocalFile {
+            name: "a.csv".into(),
+            bytes: futures::stream::iter([Ok(Bytes::from_static(b"id\n1\n3\n2\n"))]).boxed(),
+        },
         &mut |_| Ok(()),
         Box::new(move |reject| {
             taken.lock().unwrap().push((reject.origin.line, reject.problems[0].code.clone()));
@@ -251,10 +261,47 @@ async fn a_pipeline_that_does_not_plan_is_told_with_place_and_help() {
 }
 
 #[tokio::test]
-async fn sql_that_fails_on_the_data_fails_the_job() {
-    let yaml = format!("steps:\n  - sql: \"SELECT CAST(name AS BIGINT) AS id FROM input\"\n{SINK}");
+async fn a_time_that_sql_makes_is_cut_to_microseconds() {
+    let yaml = format!(
+        "steps:\n  - sql: \"SELECT id, now() AS loaded_at, to_timestamp_nanos(-1) AS before FROM input\"\n{SINK}"
+    );
     let out = run(&yaml, "id,name\n1,a\n").await;
-    assert!(matches!(out.run, Err(Error::Sql(_))), "{:?}", out.run);
+    assert_eq!(out.run.unwrap().counts.records_written, 1);
+    assert!(out.rows.contains("1969-12-31T23:59:59.999999Z"), "{}", out.rows);
+}
+
+#[tokio::test]
+async fn check_refuses_a_table_that_no_database_makes() {
+    let engine = Engine::new(&ProcessorLimits::default()).unwrap();
+    let columns = |count: usize, length: usize| {
+        let column = |index| format!("left(name, {length}) AS t{index}");
+        format!("SELECT {} FROM input", (0..count).map(column).collect::<Vec<_>>().join(", "))
+    };
+    let keyed = "sinks: [{ table: { name: people, mode: upsert, key: [word] } }]\n";
+    for (sql, sink, expected) in [
+        (
+            "SELECT id, upper(name) AS word FROM input".into(),
+            keyed,
+            Some("key column `word` is text of unknown length"),
+        ),
+        ("SELECT id, left(upper(name), 9) AS word FROM input ORDER BY id".into(), keyed, None),
+        ("SELECT i.id, i.name AS word FROM input i".into(), keyed, None),
+        (columns(9, 2_000), SINK, Some("a row of table `people` takes up to 72020 bytes, MySQL holds 65535")),
+        (columns(8, 2_000), SINK, None),
+        (columns(9, 2_001), SINK, None),
+        (columns(197, 80), SINK, Some("in its page, MySQL holds 8125")),
+        (columns(196, 80), SINK, None),
+    ] {
+        let set = set(&format!("steps:\n  - sql: \"{sql}\"\n{sink}"));
+        let problems = check_pipeline(&engine, set.get(&"people".parse().unwrap()).unwrap(), &set).await;
+        match expected {
+            None => assert!(problems.is_empty(), "{problems:?}"),
+            Some(expected) => {
+                assert!(problems[0].message.contains(expected), "{problems:?}");
+                assert!(problems[0].line > 1 && problems[0].column > 1 && problems[0].help.is_some());
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -269,7 +316,7 @@ async fn a_broken_input_never_looks_like_the_end_of_the_file() {
         &set,
         &Lookups::Memory(HashMap::new()),
         &ProcessorLimits::default(),
-        input.boxed(),
+        LocalFile { name: "people.csv".into(), bytes: input.boxed() },
         &mut |_| Ok(()),
         Box::new(|_| Ok(())),
     )

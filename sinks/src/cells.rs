@@ -137,7 +137,10 @@ pub(crate) fn refused(plan: &TablePlan, columns: &[Cells<'_>]) -> Vec<RefusedRow
 
 /// The rows of a batch without those that were refused, and the number in the batch of each row that is left; `None`
 /// when all are left.
-pub(crate) fn without(batch: &RecordBatch, refused: &[RefusedRow]) -> Result<Option<(RecordBatch, Vec<usize>)>> {
+pub(crate) fn without(
+    batch: &RecordBatch,
+    refused: &[RefusedRow],
+) -> Result<Option<(RecordBatch, Vec<usize>)>> {
     if refused.is_empty() {
         return Ok(None);
     }
@@ -148,7 +151,8 @@ pub(crate) fn without(batch: &RecordBatch, refused: &[RefusedRow]) -> Result<Opt
         }
     }
     let left = filter_record_batch(batch, &BooleanArray::from(keep.clone()));
-    let left = left.map_err(|error| Error::Refused { action: "sort out rows", message: error.to_string() })?;
+    let left =
+        left.map_err(|error| Error::Refused { action: "sort out rows", message: error.to_string() })?;
     Ok(Some((left, (0..keep.len()).filter(|row| keep[*row]).collect())))
 }
 

@@ -18,6 +18,7 @@ pub use connect::{SinkLimits, connect, connect_read_only};
 pub use error::{Error, Result};
 pub use lake::{Lake, LakeLimits, made_day_column};
 pub use mysql::MySqlSink;
+pub use plan::{PlanProblem, plan_problems};
 pub use selection::{Comparison, Filter, Literal, Selection};
 pub use sinks::Sinks;
 pub use sqlite::SqliteSink;

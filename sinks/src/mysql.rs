@@ -13,6 +13,7 @@ mod insert;
 mod ledger;
 mod load;
 mod pins;
+pub(crate) mod row_size;
 mod scan;
 mod session;
 mod shape;

@@ -152,7 +152,9 @@ impl Commit<'_> {
             rows,
         };
         let mut entries: Vec<_> = tables.map(|(table, rows)| entry(table.to_string(), table, rows)).collect();
-        entries.extend(self.lake.iter().map(|(table, rows)| entry(format!("{LAKE_PREFIX}{table}"), table, *rows)));
+        entries.extend(
+            self.lake.iter().map(|(table, rows)| entry(format!("{LAKE_PREFIX}{table}"), table, *rows)),
+        );
         if entries.is_empty() {
             let (sink, table) = (LedgerRow::FILES.to_owned(), String::new());
             entries.push(Entry { key: key.clone(), sink, table, rows: 0 });

@@ -18,7 +18,7 @@ use futures::StreamExt;
 use futures::stream::BoxStream;
 use serde_json::json;
 use tidemill_pipelines::{Format, Pipeline, PipelineSet};
-use tidemill_processor::{Engine, LocalRun, Lookups, Plan};
+use tidemill_processor::{Engine, LocalFile, LocalRun, Lookups, Plan};
 use tidemill_sinks::{TablePlan, TableState};
 use tokio_util::io::ReaderStream;
 
@@ -30,7 +30,7 @@ use crate::parts::Parts;
 /// Bytes of one read of the file.
 const CHUNK_BYTES: usize = 256 << 10;
 
-/// Runs the file; exit status 1 when a job with it would fail.
+/// Runs the file; exit status 1 when a job with it would fail, for its records or for the table that is there.
 pub async fn run(parts: &Parts, args: &RunArgs, json: bool) -> Result<ExitCode> {
     let (set, pipeline) = find(parts, &args.pipeline)?;
     let pipeline = with_parameters(pipeline, &args.parameter)?;
@@ -47,7 +47,8 @@ pub async fn run(parts: &Parts, args: &RunArgs, json: bool) -> Result<ExitCode> 
         Some(out) => out.write(&batch).map_err(|error| std::io::Error::other(error).into()),
         None => Ok(()),
     };
-    let input = input(&args.file).await?;
+    let name = args.file.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let input = LocalFile { name, bytes: input(&args.file).await? };
     let ran = tidemill_processor::run_local(&pipeline, &set, &lookups, &limits, input, &mut write, take)
         .await
         .with_context(|| format!("`{}` cannot be run through `{}`", args.file.display(), pipeline.name))?;
@@ -57,7 +58,8 @@ pub async fn run(parts: &Parts, args: &RunArgs, json: bool) -> Result<ExitCode> 
     }
     let tables = if args.dry_run { inspected(parts, &plan).await? } else { Vec::new() };
     tell(&ran, &tables, json)?;
-    Ok(status(ran.verdict.is_ok()))
+    let fits = |(_, state): &(TablePlan, Option<TableState>)| !matches!(state, Some(TableState::Differs(_)));
+    Ok(status(ran.verdict.is_ok() && tables.iter().all(fits)))
 }
 
 /// The pipeline with the values that were given by hand.
@@ -146,13 +148,18 @@ fn tell(ran: &LocalRun, tables: &[(TablePlan, Option<TableState>)], json: bool) 
             .iter()
             .map(|(plan, state)| json!({ "table": plan.table, "plan": table_lines(plan, state.as_ref()) }))
             .collect();
-        print_json(&json!({ "counts": ran.counts, "error": error, "tables": tables }))?;
+        let (counts, rows_out) = (ran.counts, ran.rows_out);
+        print_json(&json!({ "counts": counts, "rows_out": rows_out, "error": error, "tables": tables }))?;
         return Ok(());
     }
     let counts = &ran.counts;
     eprintln!(
-        "{} records in = {} written + {} rejected + {} filtered",
-        counts.records_in, counts.records_written, counts.records_rejected, counts.records_filtered
+        "{} records in = {} written + {} rejected + {} filtered; {} rows out",
+        counts.records_in,
+        counts.records_written,
+        counts.records_rejected,
+        counts.records_filtered,
+        ran.rows_out
     );
     for (plan, state) in tables {
         eprintln!("\ntable `{}`:", plan.table);

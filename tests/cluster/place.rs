@@ -98,6 +98,17 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
         )
     }
 
+    /// How many ends of jobs no notifier has written down.
+    pub async fn lag_of_ends(&self) -> i64 {
+        let settings = KafkaSettings {
+            bootstrap_servers: variable("TIDEMILL_TEST_KAFKA"),
+            topic_prefix: self.name.clone(),
+            ..KafkaSettings::default()
+        };
+        let log = KafkaLog::new(settings).unwrap();
+        log.lag(Topic::Finished, "notifier").await.unwrap().iter().map(|partition| partition.lag).sum()
+    }
+
     /// Where the checker finds everything, as the head of tests/checker/check.py tells.
     pub fn for_checker(&self) -> Value {
         json!({
@@ -111,17 +122,6 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
             },
             "kafka": { "servers": variable("TIDEMILL_TEST_KAFKA"), "prefix": self.name },
         })
-    }
-
-    /// How many ends of jobs no notifier has written down.
-    pub async fn lag_of_ends(&self) -> i64 {
-        let settings = KafkaSettings {
-            bootstrap_servers: variable("TIDEMILL_TEST_KAFKA"),
-            topic_prefix: self.name.clone(),
-            ..KafkaSettings::default()
-        };
-        let log = KafkaLog::new(settings).unwrap();
-        log.lag(Topic::Finished, "notifier").await.unwrap().iter().map(|partition| partition.lag).sum()
     }
 
     /// Runs a statement past Tidemill.

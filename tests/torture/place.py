@@ -184,15 +184,18 @@ def under_way(place):
 
 
 def settle(place, seconds):
-    """Waits until nothing is under way; gives what still is when the time is over."""
-    until, last = time.monotonic() + seconds, ""
-    while time.monotonic() < until:
+    """Waits until nothing is under way; gives what still is once that has not changed for so many seconds."""
+    began = changed = time.monotonic()
+    last = None
+    while time.monotonic() < min(changed + seconds, began + 10 * seconds):
         try:
-            last = under_way(place)
+            now = under_way(place)
         except Exception as error:  # a server that is just starting
-            last = f"{type(error).__name__}: {error}"
-        if not last:
+            now = f"{type(error).__name__}: {error}"
+        if not now:
             return ""
+        if now != last:
+            last, changed = now, time.monotonic()
         time.sleep(0.2)
     return last
 

@@ -17,7 +17,8 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use serde_json::Value;
 use tempfile::TempDir;
 use tidemill_jobs::{
-    Committed, Counts, Job, JobId, JobStatus, JobStore, Landed, MemoryLedger, NewJob, Outcome, Settler, StoreLimits,
+    Committed, Counts, Job, JobId, JobStatus, JobStore, Landed, MemoryLedger, NewJob, Outcome, Settler,
+    StoreLimits,
 };
 use tidemill_ingest::{CollectMetrics, Collected, Collector};
 use tidemill_pipelines::{Duplicates, Pipeline, PipelineSet};
@@ -89,7 +90,7 @@ impl Place {
             parameters: Default::default(),
             pushed: Vec::new(),
             takes_turns: false,
-        last_wins: false,
+            last_wins: false,
             sender: "ann".to_owned(),
             idempotency_key: None,
             duplicates: Duplicates::Accept,

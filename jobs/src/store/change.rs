@@ -73,7 +73,9 @@ impl JobStore {
             true => self.commit("claim a job", &Write::new(CLAIM, values).in_turn(&job, arrival)).await,
         };
         // A claim that was tried again finds no row, and an error may hide a claim that was made.
-        if !matches!(claimed, Ok(true)) && !self.was_claimed_by(job.job_id, state.attempt + 1, &worker).await? {
+        if !matches!(claimed, Ok(true))
+            && !self.was_claimed_by(job.job_id, state.attempt + 1, &worker).await?
+        {
             return claimed.map(|_| None);
         }
         job.status = JobStatus::Processing;

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-use super::{JobStore, now};
 use super::change::span;
 use super::rows::{COLUMNS, Stored, micros};
 use super::write::{Write, values};
+use super::{JobStore, now};
 use crate::life;
 use crate::{Event, JobId, JobStatus, Result};
 

@@ -57,14 +57,20 @@ async fn the_last_attempt_that_committed_and_died_keeps_its_content_from_coming_
     sweeper.sweep(later + TimeDelta::seconds(61)).await.unwrap();
     is_success(&db, &last).await;
     let again = db.store.land(NewJob { job_id: tidemill_jobs::JobId::new(), ..new }).await.unwrap();
-    assert!(matches!(again, Landed::Duplicate(first) if first.job_id == job), "an append would have it twice");
+    assert!(
+        matches!(again, Landed::Duplicate(first) if first.job_id == job),
+        "an append would have it twice"
+    );
 }
 
 async fn a_cancel_after_the_commit_finds_a_success(db: Database) {
     let claim = claimed(&db.store, "sales").await;
     commit(&db, &claim);
     let refused = db.settler.cancel(claim.job.job_id).await;
-    assert!(matches!(refused, Err(Error::NotAllowed { status: "success", change: "cancelled" })), "{refused:?}");
+    assert!(
+        matches!(refused, Err(Error::NotAllowed { status: "success", change: "cancelled" })),
+        "{refused:?}"
+    );
     is_success(&db, &claim).await;
 }
 

@@ -9,8 +9,8 @@ use chrono::{TimeDelta, Utc};
 use sqlx::Row;
 use tempfile::TempDir;
 use tidemill_jobs::{
-    Claim, Committed, Counts, Event, Job, JobError, JobId, JobStore, Landed, MemoryLedger, NewJob, Outcome, Settler,
-    StoreLimits,
+    Claim, Committed, Counts, Event, Job, JobError, JobId, JobStore, Landed, MemoryLedger, NewJob, Outcome,
+    Settler, StoreLimits,
 };
 use tidemill_pipelines::{Blame, Duplicates};
 use uuid::Uuid;

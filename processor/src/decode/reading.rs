@@ -340,7 +340,10 @@ impl Reading {
         let problem = problem("record_too_long", format!("the line has {length} bytes, more than {max}"));
         self.line += 1;
         let raw = skip.raw.slice(..skip.raw.len().min(usize::try_from(length).unwrap_or(usize::MAX)));
-        self.refuse(Reject { origin, file: None, stage: "decode", problems: vec![problem], raw }, out)?;
+        self.refuse(
+            Reject { origin, file: None, stage: "decode", problems: vec![problem], raw, output_row: None },
+            out,
+        )?;
         Ok(line.next)
     }
 
@@ -355,7 +358,7 @@ impl Reading {
         let (byte_start, byte_end) = (self.position + start as u64, self.position + end as u64);
         let origin = Origin { line: self.line, byte_start, byte_end };
         let raw = self.cut(view, start, end);
-        self.refuse(Reject { origin, file: None, stage: "decode", problems, raw }, out)
+        self.refuse(Reject { origin, file: None, stage: "decode", problems, raw, output_row: None }, out)
     }
 
     fn refuse(&mut self, reject: Reject, out: &mut impl DecodeOutput) -> Result<(), DecodeError> {

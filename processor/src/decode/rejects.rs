@@ -45,7 +45,10 @@ impl RejectWriter {
         let column = first.and_then(|problem| problem.column.as_deref()).unwrap_or_default();
         let (code, message) = first.map_or(("", ""), |problem| (&problem.code, &problem.message));
         let origin = reject.origin;
-        write!(self.buffer, "{},{},{},", origin.line, origin.byte_start, origin.byte_end)?;
+        match reject.output_row {
+            Some(_) => self.buffer.extend_from_slice(b",,,"),
+            None => write!(self.buffer, "{},{},{},", origin.line, origin.byte_start, origin.byte_end)?,
+        }
         write!(self.buffer, "{column},{},{code},", reject.stage)?;
         quoted(&mut self.buffer, message);
         self.buffer.push(b',');
@@ -111,6 +114,7 @@ mod tests {
             stage: "decode",
             problems: vec![problem(Some("id")), problem(None)],
             raw: Bytes::from_static(raw),
+            output_row: None,
         }
     }
 

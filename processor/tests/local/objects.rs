@@ -209,6 +209,51 @@ async fn a_job_never_works_on_other_bytes_than_those_it_was_posted_with() {
     plant.stop().await;
 }
 
+const REFUSED: &str = "
+pipeline: readings
+columns:
+  - { name: id, type: int64 }
+  - { name: name, type: text }
+rejects: { tolerate: 80% }
+steps:
+  - sql: SELECT id, 10 / CAST(name AS bigint) AS tenth FROM input
+sinks:
+  - table: { name: readings, key: [id], mode: append }
+  - file: { name: rows.csv }
+";
+
+#[tokio::test]
+async fn what_sql_and_the_database_refuse_are_rejects_of_one_file() {
+    let plant = plant(REFUSED).await;
+    let job = plant.run(&[("pushed/1.csv", "id,name\n1,5\n1,2\n2,0\n3,x\n4,1\n1,10\n")]).await;
+    assert_eq!(job.status, JobStatus::Success, "{:?}", job.error);
+    let counts = job.counts;
+    assert_eq!((counts.records_in, counts.records_written, counts.records_rejected), (6, 2, 4));
+    assert_eq!((counts.records_filtered, plant.report(&job).await.rows_out), (0, 2));
+    let text = plant.text(&format!("jobs/{}/1/rejects.csv", job.job_id)).await;
+    let mut reader = csv::Reader::from_reader(text.as_bytes());
+    let mut rejects: Vec<_> = reader
+        .records()
+        .map(|record| {
+            let record = record.unwrap();
+            [0, 4, 5, 8].map(|column| record[column].to_owned())
+        })
+        .collect();
+    rejects.sort();
+    assert_eq!(
+        rejects,
+        [
+            ["3", "deliver", "row_refused", "1,2"],
+            ["4", "sql", "sql_failed", "2,0"],
+            ["5", "sql", "sql_failed", "3,x"],
+            ["7", "deliver", "row_refused", "1,10"],
+        ]
+    );
+    assert_eq!(plant.text(&format!("jobs/{}/1/files/rows.csv", job.job_id)).await, "id,tenth\n1,2\n4,10\n");
+    assert_eq!(plant.differences(&job).await, Vec::<String>::new());
+    plant.stop().await;
+}
+
 const TWO_TABLES: &str = "
 pipeline: readings
 columns:
@@ -271,7 +316,7 @@ async fn pages_of_json_become_files_where_no_table_is_written() {
     let empty = r#"{"items": []}"#;
     let job = plant.run(&[("p/1", &first), ("p/2", &second), ("p/3", empty), ("p/4", &first)]).await;
     assert_eq!(job.status, JobStatus::Success, "{:?}", job.error);
-    assert_eq!((job.counts.records_in, job.counts.records_written, job.counts.records_filtered), (6, 2, 4));
+    assert_eq!((job.counts.records_in, job.counts.records_written, job.counts.records_filtered), (6, 6, 0));
     for name in ["cities.csv", "again.csv"] {
         let text = plant.text(&format!("jobs/{}/1/files/{name}", job.job_id)).await;
         assert_eq!(text, "city,readings\nLisboa,4\nŁódź,2\n");

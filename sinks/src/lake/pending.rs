@@ -3,8 +3,8 @@
 //! the ledger row in the database says whether it counts.
 
 use deltalake_core::kernel::Add;
-use object_store::path::Path;
 use object_store::ObjectStoreExt;
+use object_store::path::Path;
 use tidemill_pipelines::TableName;
 
 use super::error::from_store;

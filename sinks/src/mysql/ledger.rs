@@ -128,9 +128,8 @@ pub(crate) async fn write(session: &mut Session, row: &Entry, summary: Option<&s
 
 /// The ledger rows of a commit, by whichever attempt.
 pub(crate) async fn find(session: &mut Session, key: &CommitKey) -> Result<Vec<LedgerRow>> {
-    let sql = format!(
-        "SELECT {LEDGER_COLUMNS} FROM tidemill_ledger WHERE job_id = ? AND chunk = ? ORDER BY sink"
-    );
+    let sql =
+        format!("SELECT {LEDGER_COLUMNS} FROM tidemill_ledger WHERE job_id = ? AND chunk = ? ORDER BY sink");
     let values = vec![Value::from(&key.job_id), Value::from(key.chunk)];
     let rows = session.rows("read the ledger", &sql, values).await?;
     rows.iter().map(|row| ledger_row(row)).collect()
@@ -179,11 +178,8 @@ fn ledger_row(row: &[Value]) -> Result<LedgerRow> {
     let word = |index: usize, what| row.get(index).and_then(text).ok_or_else(|| damaged(what));
     let count = |index: usize, what| row.get(index).and_then(number).ok_or_else(|| damaged(what));
     let small = |index, what| count(index, what).map(|n| u32::try_from(n).unwrap_or(u32::MAX));
-    let key = CommitKey {
-        job_id: word(0, "job_id")?,
-        chunk: small(2, "chunk")?,
-        attempt: small(3, "attempt")?,
-    };
+    let key =
+        CommitKey { job_id: word(0, "job_id")?, chunk: small(2, "chunk")?, attempt: small(3, "attempt")? };
     let committed_at = utc(&word(6, "time")?).ok_or_else(|| damaged("time"))?;
     Ok(LedgerRow {
         key,

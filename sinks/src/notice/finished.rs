@@ -73,7 +73,7 @@ pub struct NoticeCause {
 /// One refused record.
 #[derive(Debug, Clone)]
 pub struct RejectLine {
-    /// 1-based line of the file.
+    /// 1-based line of the file; 0 for a row behind an aggregate.
     pub line: u64,
     /// The column, when one is at fault.
     pub column: Option<String>,

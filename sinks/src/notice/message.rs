@@ -168,7 +168,7 @@ fn values(finished: &FinishedNotice) -> Value {
 
 fn reject(line: &RejectLine) -> Value {
     context! {
-        line => grouped(line.line),
+        line => (line.line > 0).then(|| grouped(line.line)),
         column => line.column.as_deref().map(|column| clean(column, NAME_CHARS_MAX)),
         code => clean(&line.code, NAME_CHARS_MAX),
         message => clean(&line.message, REASON_CHARS_MAX),

@@ -76,8 +76,7 @@ pub(crate) async fn write(
 
 /// The ledger rows of a commit, by whichever attempt.
 pub(crate) async fn find(connection: &mut SqliteConnection, key: &CommitKey) -> Result<Vec<LedgerRow>> {
-    let sql =
-        format!("SELECT {COLUMNS} FROM tidemill_ledger WHERE job_id = ? AND chunk = ? ORDER BY sink");
+    let sql = format!("SELECT {COLUMNS} FROM tidemill_ledger WHERE job_id = ? AND chunk = ? ORDER BY sink");
     let query = sqlx::query(AssertSqlSafe(sql)).bind(&key.job_id).bind(key.chunk);
     let rows = query.fetch_all(connection).await.map_err(failed)?;
     rows.iter().map(|row| ledger_row(row).map_err(failed)).collect()
@@ -99,11 +98,7 @@ fn ledger_row(row: &SqliteRow) -> Result<LedgerRow, sqlx::Error> {
     let committed_at = DateTime::parse_from_rfc3339(&time)
         .map_err(|error| sqlx::Error::Decode(Box::new(error)))?
         .with_timezone(&Utc);
-    let key = CommitKey {
-        job_id: row.try_get(0)?,
-        chunk: row.try_get(2)?,
-        attempt: row.try_get(3)?,
-    };
+    let key = CommitKey { job_id: row.try_get(0)?, chunk: row.try_get(2)?, attempt: row.try_get(3)? };
     let rows = u64::try_from(row.try_get::<i64, _>(5)?).unwrap_or(0);
     Ok(LedgerRow {
         key,

@@ -313,7 +313,10 @@ pub async fn a_commit_of_the_database_that_the_lake_missed_is_completed_by_whoev
             "verified" => place.sink.ledger(job).await.unwrap(),
             _ => place.sink.raise(job, 2).await.unwrap(),
         };
-        assert_eq!(rows.iter().map(|row| (row.sink.as_str(), row.rows)).collect::<Vec<_>>(), [("lake:people", 1)]);
+        assert_eq!(
+            rows.iter().map(|row| (row.sink.as_str(), row.rows)).collect::<Vec<_>>(),
+            [("lake:people", 1)]
+        );
         assert_eq!(everybody(&*place.sink).await.len(), number + 1, "{job}");
         // Completed once: another look changes nothing.
         let before = versions(place).await;

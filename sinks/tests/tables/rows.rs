@@ -85,7 +85,11 @@ impl Open {
 }
 
 /// The commit of an earlier attempt, else a delivery.
-async fn open(sink: &dyn Sink, plan: &TablePlan, key: &CommitKey) -> Result<std::result::Result<Open, LedgerRow>> {
+async fn open(
+    sink: &dyn Sink,
+    plan: &TablePlan,
+    key: &CommitKey,
+) -> Result<std::result::Result<Open, LedgerRow>> {
     let rows = sink.raise(&key.job_id, key.attempt).await?;
     if let Some(row) = rows.into_iter().find(|row| row.key.chunk == key.chunk) {
         return Ok(Err(row));

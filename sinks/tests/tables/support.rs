@@ -18,8 +18,8 @@ use object_store::ObjectStore;
 use object_store::local::LocalFileSystem;
 use tidemill_pipelines::TableName;
 use tidemill_sinks::{
-    CommitKey, Delivery, Lake, LedgerRow, MySqlSink, Place as Where, Result, Selection, Sink, SinkLimits, Sinks,
-    SqliteSink, TablePlan, TableState,
+    CommitKey, Delivery, Lake, LedgerRow, MySqlSink, Place as Where, Result, Selection, Sink, SinkLimits,
+    Sinks, SqliteSink, TablePlan, TableState,
 };
 
 static NEXT: AtomicU32 = AtomicU32::new(0);

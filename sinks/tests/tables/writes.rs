@@ -230,7 +230,10 @@ pub async fn a_commit_without_a_table_is_in_the_ledger(place: &Place) {
         let delivery = sink.open(&[], &key("job", 1)).await.unwrap();
         let rows = delivery.commit(Commit { summary: Some("made"), lake: &[] }).await.unwrap();
         assert_eq!(rows.len(), 1);
-        assert_eq!((rows[0].sink.as_str(), rows[0].rows, rows[0].summary.as_deref()), ("files", 0, Some("made")));
+        assert_eq!(
+            (rows[0].sink.as_str(), rows[0].rows, rows[0].summary.as_deref()),
+            ("files", 0, Some("made"))
+        );
     }
     assert_eq!(sink.ledger("job").await.unwrap().len(), 1);
 }

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tidemill_pipelines::{PipelineSet, TableName};
 use tidemill_processor::decode::{Reject, RejectWriter};
-use tidemill_processor::{Engine, Lookups, ProcessorLimits, plan, run_local};
+use tidemill_processor::{Engine, LocalFile, Lookups, ProcessorLimits, plan, run_local};
 
 /// The closure that takes rejects.
 pub type TakeReject = Box<dyn FnMut(&Reject) -> tidemill_processor::Result<()> + Send>;
@@ -55,7 +55,8 @@ async fn read_table(
     let pipeline = set.writer_of(name).context("no pipeline writes this table")?;
     let lookups = Lookups::Memory(loaded.clone());
     let planned = plan(&Engine::new(limits)?, pipeline, set, Some(&lookups)).await?;
-    let input = futures::stream::once(async { Ok(bytes) }).boxed();
+    let bytes = futures::stream::once(async { Ok(bytes) }).boxed();
+    let input = LocalFile { name: format!("{name}.csv"), bytes };
     let mut batches = Vec::new();
     let mut keep = |batch| {
         batches.push(batch);

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use futures::StreamExt;
 use tidemill_pipelines::{Format, Pipeline, PipelineSet, TableName};
 use tidemill_processor::decode::Reject;
-use tidemill_processor::{Engine, ProcessorLimits, plan, run_local, run_local_file};
+use tidemill_processor::{Engine, LocalFile, ProcessorLimits, plan, run_local, run_local_file};
 
 use crate::commands::run_file::local;
 
@@ -42,8 +42,9 @@ pub async fn run(
         taken.lock().unwrap_or_else(PoisonError::into_inner).push((reject.origin.line, line(reject)));
         Ok(())
     });
-    let bytes = input(folder)?;
-    let input = futures::stream::once(async { Ok(bytes) }).boxed();
+    let (name, bytes) = input(folder)?;
+    let bytes = futures::stream::once(async { Ok(bytes) }).boxed();
+    let input = LocalFile { name, bytes };
     let mut keep = |batch| {
         rows.write(&batch).map_err(|error| tidemill_processor::Error::from(std::io::Error::other(error)))
     };
@@ -149,10 +150,12 @@ fn compare(folder: &Path, name: &str, found: &str) -> Result<Vec<String>> {
     Ok(differences)
 }
 
-fn input(folder: &Path) -> Result<Bytes> {
+/// The file that is sent, by its name.
+fn input(folder: &Path) -> Result<(String, Bytes)> {
     let plain = ["input.csv", "input.json", "input.jsonl"].map(|name| folder.join(name));
     if let Some(plain) = plain.iter().find(|plain| plain.exists()) {
-        return Ok(read(plain)?.into());
+        let name = plain.file_name().map(|name| name.to_string_lossy().into_owned());
+        return Ok((name.unwrap_or_default(), read(plain)?.into()));
     }
     let packed = folder.join("input.csv.zip");
     ensure!(packed.exists(), "there is no input.csv, input.csv.zip, input.json or input.jsonl");
@@ -160,7 +163,7 @@ fn input(folder: &Path) -> Result<Bytes> {
     let mut archive =
         zip::ZipArchive::new(std::fs::File::open(&packed).with_context(failed)?).with_context(failed)?;
     let file = archive.by_index(0).with_context(failed)?;
-    bounded(file).with_context(failed)
+    Ok(("input.csv".to_owned(), bounded(file).with_context(failed)?))
 }
 
 fn tables(folder: &Path) -> Result<Vec<(TableName, Bytes)>> {

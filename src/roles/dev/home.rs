@@ -62,7 +62,9 @@ impl Home {
         let path = self.path.join(name);
         match std::fs::read_to_string(&path) {
             Ok(text) if text.trim().len() >= length_min => return Ok(text.trim().to_owned()),
-            Ok(_) => bail!("`{}` holds less than {length_min} bytes: remove it, a new one is made", path.display()),
+            Ok(_) => {
+                bail!("`{}` holds less than {length_min} bytes: remove it, a new one is made", path.display())
+            }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => return Err(error).with_context(|| format!("failed to read `{}`", path.display())),
         }
