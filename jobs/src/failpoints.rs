@@ -43,6 +43,9 @@ pub const ALL: &[&str] = &[
     "lake::completed",
     "job::end",
     "job::ack",
+    "notice::rows",
+    "notice::sent",
+    "notice::mark",
     "sweep::settle",
     "settle::sealed",
 ];

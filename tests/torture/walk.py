@@ -273,7 +273,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("program", type=pathlib.Path)
     parser.add_argument("points", nargs="+")
-    parser.add_argument("--lanes", type=int, default=4)
+    parser.add_argument("--lanes", type=int, default=6)
     parser.add_argument("--only", default="")
     parser.add_argument("--keep", action="store_true")
     asked = parser.parse_args()

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use chrono::{TimeDelta, Utc};
 use futures::FutureExt;
+use tidemill_jobs::failpoints::fail::fail_point;
 use tidemill_jobs::{NoticeClaim, NoticeEnd};
 use tidemill_pipelines::Retry;
 use tidemill_sinks::notice::{self, NoticeError, Progress};
@@ -61,7 +62,15 @@ pub async fn attempt(office: Arc<Office>, claim: NoticeClaim) -> Tried {
             return Tried { receiver: claim.receiver, answered: None };
         }
     };
+    fail_point!("notice::sent", |_| {
+        tidemill_jobs::failpoints::failed("notice::sent");
+        Tried { receiver: claim.receiver.clone(), answered: None }
+    });
     write(&office, &claim, verdict, &progress).await;
+    fail_point!("notice::mark", |_| {
+        tidemill_jobs::failpoints::failed("notice::mark");
+        Tried { receiver: claim.receiver.clone(), answered: None }
+    });
     Tried { receiver: claim.receiver, answered }
 }
 

@@ -182,6 +182,7 @@ async fn write(
     if office.jobs.add_notices(finished, &told, notices).await? {
         office.written.notify_one();
     }
+    tidemill_jobs::failpoint!("notice::rows");
     Ok(())
 }
 
