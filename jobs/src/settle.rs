@@ -12,9 +12,7 @@ use tidemill_pipelines::Blame;
 
 use crate::life::{self, Left, Settled, Wish};
 use crate::store::{Stored, not_allowed};
-use crate::{
-    Claim, Committed, Counts, Error, Job, JobError, JobId, JobStore, Ledger, Outcome, RejectSample, Result,
-};
+use crate::{Claim, Committed, Counts, Error, Job, JobError, JobId, JobStore, Ledger, Outcome, Result};
 
 /// The job store and the ledger together: what is needed to end a job. Cheap to clone.
 #[derive(Clone)]
@@ -25,7 +23,7 @@ pub struct Settler {
 
 /// What is wanted of a job.
 enum Change {
-    Fail { counts: Counts, report: Option<String>, error: JobError, rejects: Vec<RejectSample> },
+    Fail { counts: Counts, report: Option<String>, error: JobError },
     Requeue { not_before: DateTime<Utc>, retries: u32, put_backs: u32 },
     Retry,
 }
@@ -39,7 +37,7 @@ impl Change {
     }
 
     fn fail(error: JobError) -> Self {
-        Change::Fail { counts: Counts::default(), report: None, error, rejects: Vec::new() }
+        Change::Fail { counts: Counts::default(), report: None, error }
     }
 }
 
@@ -57,14 +55,14 @@ impl Settler {
     /// Ends an attempt and tells of it, in one transaction. False when the job is no longer the worker's own.
     /// True also when this very end was written before, so it may be repeated when the answer was lost. An attempt
     /// that failed after an earlier one had committed ends as the success of that one.
-    pub async fn finish(&self, claim: &Claim, outcome: Outcome, rejects: Vec<RejectSample>) -> Result<bool> {
+    pub async fn finish(&self, claim: &Claim, outcome: Outcome) -> Result<bool> {
         let (counts, report, error) = match outcome {
             // The worker holds the ledger's word in its hand.
-            Outcome::Success(committed) => return self.store.succeed(&claim.job, committed, rejects).await,
+            Outcome::Success(committed) => return self.store.succeed(&claim.job, committed).await,
             Outcome::Failed { counts, report, error } => (counts, report, error),
         };
         let expected = error.clone();
-        let fail = Change::Fail { counts, report, error, rejects };
+        let fail = Change::Fail { counts, report, error };
         if self.of_claim(claim, fail).await?.is_some() {
             return Ok(true);
         }
@@ -156,11 +154,11 @@ impl Settler {
 
     async fn write(&self, stored: &Stored, change: Change, committed: Option<Committed>) -> Result<bool> {
         if let Some(committed) = committed {
-            return self.store.end(stored, Outcome::Success(committed), Vec::new()).await;
+            return self.store.end(stored, Outcome::Success(committed)).await;
         }
         match change {
-            Change::Fail { counts, report, error, rejects } => {
-                self.store.end(stored, Outcome::Failed { counts, report, error }, rejects).await
+            Change::Fail { counts, report, error } => {
+                self.store.end(stored, Outcome::Failed { counts, report, error }).await
             }
             Change::Requeue { not_before, retries, put_backs } => {
                 self.store.put_back(stored, not_before, retries, put_backs).await

@@ -209,32 +209,30 @@ async fn overdue(claim: &Claim) {
 
 async fn finish(shared: &Shared, claim: &Claim, ended: Ended) -> Result<()> {
     let outcome = match ended {
-        Ended::Committed { committed, rejects } => (Outcome::Success(committed), rejects),
-        Ended::Failed { counts, report, rejects, error } => {
-            (Outcome::Failed { counts, report: Some(report), error: error.to_job_error() }, rejects)
+        Ended::Committed(committed) => Outcome::Success(committed),
+        Ended::Failed { counts, report, error } => {
+            Outcome::Failed { counts, report: Some(report), error: error.to_job_error() }
         }
     };
     end(shared, claim, outcome).await
 }
 
-type End = (Outcome, Vec<tidemill_jobs::RejectSample>);
-
 /// The end of an attempt that read nothing useful: a report that says why, when one can be written.
-async fn failed(shared: &Shared, job: &Job, claim: &Claim, error: Error, version: &str) -> End {
+async fn failed(shared: &Shared, job: &Job, claim: &Claim, error: Error, version: &str) -> Outcome {
     let error = error.to_job_error();
     let mut report = Report::new(job, claim.attempt, version);
     report.error = Some(error.clone());
     let report = report.write(&shared.parts.objects).await.ok();
-    (Outcome::Failed { counts: Counts::default(), report, error }, Vec::new())
+    Outcome::Failed { counts: Counts::default(), report, error }
 }
 
 /// Writes the end into the job table as the ledger has it; tried again until both answer or the time limit has
 /// passed. Only an end that was written is counted.
-async fn end(shared: &Shared, claim: &Claim, (outcome, rejects): End) -> Result<()> {
+async fn end(shared: &Shared, claim: &Claim, outcome: Outcome) -> Result<()> {
     failpoint!("job::end");
     let mut pause = RETRY_PAUSE.0;
     loop {
-        match shared.settler.finish(claim, outcome.clone(), rejects.clone()).await {
+        match shared.settler.finish(claim, outcome.clone()).await {
             Ok(true) => {
                 count(shared, claim, &outcome);
                 log(&outcome);

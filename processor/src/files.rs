@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 use crate::limits::ProcessorLimits;
 use crate::read::read_bytes;
 use crate::report::Report;
-use crate::run::{Ended, allows_empty, recover};
+use crate::run::{Ended, allows_empty};
 use crate::serve::Shared;
 
 pub use fault::ProgramFault;
@@ -46,7 +46,7 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     }
     let begun = Deliveries::begin(&parts.sink, &parts.objects, &[], job.job_id, attempt).await?;
     let deliveries = match begun {
-        Begun::Committed(committed) => return recover(shared, job, committed).await,
+        Begun::Committed(committed) => return Ok(Ended::Committed(committed)),
         Begun::Deliveries(deliveries) => deliveries,
     };
     let bytes = read_bytes(Arc::clone(&parts.objects), job);
@@ -65,7 +65,7 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     let committed = Committed { counts: Counts::default(), report: key, artifacts: names(&report.artifacts) };
     let committed = deliveries.commit(&committed).await?;
     shared.stage(pipeline, "commit", committing);
-    Ok(Ended::Committed { committed, rejects: Vec::new() })
+    Ok(Ended::Committed(committed))
 }
 
 /// A file that programs made; it is there as long as this value.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::Utc;
-use tidemill_jobs::{Claim, Committed, Counts, Job, RejectSample};
+use tidemill_jobs::{Claim, Committed, Counts, Job};
 use tidemill_pipelines::{Format, Pipeline, Source};
 
 use crate::artifacts::names;
@@ -30,20 +30,13 @@ use crate::steps::{self, Tally};
 /// How an attempt ended, once that is certain.
 pub(crate) enum Ended {
     /// The ledger has its commit, or that of an earlier attempt.
-    Committed {
-        /// What the ledger says.
-        committed: Committed,
-        /// The first rejects, for messages.
-        rejects: Vec<RejectSample>,
-    },
+    Committed(Committed),
     /// The data are at fault, so the same attempt would fail again; nothing is written.
     Failed {
         /// What became of the records, as far as they were read.
         counts: Counts,
         /// Key of the report object.
         report: String,
-        /// The first rejects, for messages.
-        rejects: Vec<RejectSample>,
         /// Why.
         error: Error,
     },
@@ -61,7 +54,7 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     let plan = plan(engine, pipeline, &parts.pipelines, Some(&lookups)).await?;
     let begun = Deliveries::begin(&parts.sink, &parts.objects, &plan.tables, job.job_id, attempt).await?;
     let mut deliveries = match begun {
-        Begun::Committed(committed) => return recover(shared, job, committed).await,
+        Begun::Committed(committed) => return Ok(Ended::Committed(committed)),
         Begun::Deliveries(deliveries) => deliveries,
     };
     deliveries.open_files(&plan).await?;
@@ -103,16 +96,15 @@ pub(crate) async fn run(shared: &Shared, claim: &Claim, pipeline: &Pipeline) -> 
     if !parts.jobs.heartbeat(claim).await? {
         return Err(Error::Overtaken); // requeued or cancelled meanwhile: nothing may be written for it
     }
-    let rejects = summary.samples;
     let ended = match error {
         Some(error) => {
             deliveries.rollback().await?;
-            Ended::Failed { counts: report.counts, report: key, rejects, error }
+            Ended::Failed { counts: report.counts, report: key, error }
         }
         None => {
             let artifacts = names(&report.artifacts);
             let committed = Committed { counts: report.counts, report: key, artifacts };
-            Ended::Committed { committed: deliveries.commit(&committed).await?, rejects }
+            Ended::Committed(deliveries.commit(&committed).await?)
         }
     };
     shared.stage(pipeline, "commit", committing);
@@ -126,16 +118,6 @@ pub(crate) fn with_parameters(
     given: &BTreeMap<String, serde_json::Value>,
 ) -> Result<Engine> {
     Ok(engine.with_parameters(&pipeline.bind(given).map_err(Error::Parameters)?))
-}
-
-/// An earlier attempt committed and then died. Its report is asked for the samples of its rejects only.
-pub(crate) async fn recover(shared: &Shared, job: &Job, committed: Committed) -> Result<Ended> {
-    let rejects = match committed.counts.records_rejected {
-        0 => Vec::new(),
-        _ => Report::read_from(&shared.parts.objects, committed.report.clone()).await?.rejects,
-    };
-    tracing::info!(job_id = %job.job_id, "an earlier attempt had committed");
-    Ok(Ended::Committed { committed, rejects })
 }
 
 /// What was delivered and the records taken in. An error of the intake is the cause of what came after it.

@@ -164,7 +164,10 @@ mod tests {
     use super::*;
 
     /// A folder, and what was synced in it: paths below it, and whether they were there.
-    fn watched() -> (TempDir, DurableFolder, Arc<Mutex<Vec<(PathBuf, bool)>>>) {
+    /// What was synced, in its order: paths, and whether each is a folder.
+    type Synced = Arc<Mutex<Vec<(PathBuf, bool)>>>;
+
+    fn watched() -> (TempDir, DurableFolder, Synced) {
         let temporary = TempDir::new().unwrap();
         let root = temporary.path().canonicalize().unwrap();
         let synced: Arc<Mutex<Vec<_>>> = Arc::default();

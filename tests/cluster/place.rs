@@ -148,7 +148,9 @@ smtp = {{ host = "{host}", port = {port}, tls = "none" }}
         let sql = "SELECT attempt, worker FROM tidemill_jobs WHERE status = 'processing'";
         let rows = self.rows(&self.jobs(), &format!("{sql} AND job_id = '{job}'")).await;
         let row = rows.first()?;
-        let process = text(row, 1).rsplit(':').next().unwrap().parse().unwrap();
+        // `host:process token`, the token of this claim.
+        let worker = text(row, 1);
+        let process = worker.split(' ').next().unwrap().rsplit(':').next().unwrap().parse().unwrap();
         Some((text(row, 0).parse().unwrap(), process))
     }
 

@@ -106,7 +106,7 @@ impl Place {
         let outcome =
             Outcome::Success(Committed { counts, report, artifacts: vec!["report.csv".to_owned()] });
         let settler = Settler::new(self.jobs.clone(), Arc::new(MemoryLedger::default()));
-        assert!(settler.finish(&claim, outcome, Vec::new()).await.unwrap());
+        assert!(settler.finish(&claim, outcome).await.unwrap());
         self.job(job_id).await
     }
 

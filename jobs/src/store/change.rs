@@ -9,7 +9,7 @@ use super::land::dedupe_key;
 use super::rows::{Stored, micros, to_json};
 use super::write::{Write, values};
 use super::{Claim, JobStore, Outcome, now};
-use crate::{Committed, Error, Event, Job, JobId, JobStatus, RejectSample, Result, life};
+use crate::{Committed, Error, Event, Job, JobId, JobStatus, Result, life};
 
 const CLAIM: &str = "UPDATE tidemill_jobs SET status = 'processing', attempt = attempt + 1, started_at = ?, \
     deadline = ?, lease_until = ?, worker = ?, pipeline_version = COALESCE(pipeline_version, ?) \
@@ -108,14 +108,9 @@ impl JobStore {
 
     /// Writes the success of an attempt that has committed. False when the job is no longer the worker's own; true
     /// also when the same end stands there.
-    pub(crate) async fn succeed(
-        &self,
-        claimed: &Job,
-        committed: Committed,
-        rejects: Vec<RejectSample>,
-    ) -> Result<bool> {
+    pub(crate) async fn succeed(&self, claimed: &Job, committed: Committed) -> Result<bool> {
         let job = ended(claimed, Outcome::Success(committed));
-        if self.write_end(&job, JobStatus::Processing, rejects).await? {
+        if self.write_end(&job, JobStatus::Processing).await? {
             return Ok(true);
         }
         let found = self.get(job.job_id).await?;
@@ -123,13 +118,8 @@ impl JobStore {
     }
 
     /// Ends a job from the status and attempt in which it was read.
-    pub(crate) async fn end(
-        &self,
-        stored: &Stored,
-        outcome: Outcome,
-        rejects: Vec<RejectSample>,
-    ) -> Result<bool> {
-        self.write_end(&ended(&stored.job, outcome), stored.job.status, rejects).await
+    pub(crate) async fn end(&self, stored: &Stored, outcome: Outcome) -> Result<bool> {
+        self.write_end(&ended(&stored.job, outcome), stored.job.status).await
     }
 
     /// Queues a failed job again, for its pipeline as it is now.
@@ -168,8 +158,8 @@ impl JobStore {
         self.commit("put a job back", &write).await
     }
 
-    async fn write_end(&self, job: &Job, from: JobStatus, rejects: Vec<RejectSample>) -> Result<bool> {
-        self.commit("finish a job", &finishing(job, from, rejects)?.calling_next(job)).await
+    async fn write_end(&self, job: &Job, from: JobStatus) -> Result<bool> {
+        self.commit("finish a job", &finishing(job, from)?.calling_next(job)).await
     }
 
     fn again(&self, stored: &Stored, dedupe_key: Option<String>) -> Write {
@@ -183,7 +173,7 @@ impl JobStore {
 }
 
 /// The end of a job as one change.
-pub(super) fn finishing(job: &Job, from: JobStatus, _rejects: Vec<RejectSample>) -> Result<Write> {
+pub(super) fn finishing(job: &Job, from: JobStatus) -> Result<Write> {
     let error = job.error.as_ref().map(to_json).transpose().map_err(failed("finish a job"))?;
     let artifacts = (!job.artifacts.is_empty()).then(|| to_json(&job.artifacts)).transpose();
     let artifacts = artifacts.map_err(failed("finish a job"))?;

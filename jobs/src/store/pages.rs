@@ -129,7 +129,7 @@ impl JobStore {
         let (job, landing) = self.landing(&new)?;
         let slot = ending(claim, Some(&error.message));
         let job = ended(&job, Outcome::Failed { counts: Counts::default(), report: None, error });
-        let end = finishing(&job, JobStatus::Queued, Vec::new())?;
+        let end = finishing(&job, JobStatus::Queued)?;
         let write = Write {
             event: end.event,
             turns: landing.turns,

@@ -94,7 +94,7 @@ async fn attempt(
     let committed = match (committed, random.random_range(0..10)) {
         (Some(committed), _) => committed,
         (None, 0) => {
-            settler.finish(claim, bad_data(), Vec::new()).await.ok();
+            settler.finish(claim, bad_data()).await.ok();
             return Ok(());
         }
         (None, 1) => {
@@ -113,7 +113,7 @@ async fn attempt(
         }
     };
     gate.pass().await?;
-    settler.finish(claim, Outcome::Success(committed), Vec::new()).await.ok();
+    settler.finish(claim, Outcome::Success(committed)).await.ok();
     Ok(())
 }
 
@@ -183,9 +183,6 @@ async fn finish(history: &History, settler: &Settler, claim: &Claim) -> Result<(
         Some(committed) => committed,
         None => history.tables.commit(job, attempt).map_err(|error| error.to_string())?,
     };
-    settler
-        .finish(claim, Outcome::Success(committed), Vec::new())
-        .await
-        .map_err(|error| error.to_string())?;
+    settler.finish(claim, Outcome::Success(committed)).await.map_err(|error| error.to_string())?;
     Ok(())
 }

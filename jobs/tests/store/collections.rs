@@ -15,7 +15,7 @@ on_both!(
 async fn ended(db: &Database, well: bool) -> Job {
     let claim = claimed(&db.store, "sales").await;
     let outcome = if well { success() } else { failure("no_records") };
-    assert!(db.settler.finish(&claim, outcome, Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&claim, outcome).await.unwrap());
     db.store.get(claim.job.job_id).await.unwrap().unwrap()
 }
 

@@ -74,16 +74,16 @@ async fn an_older_attempt_changes_nothing(db: Database) {
     let new = claim(&db.store, job).await.unwrap();
     let told = db.told().await;
     assert!(!db.store.heartbeat(&old).await.unwrap());
-    assert!(!db.settler.finish(&old, success(), Vec::new()).await.unwrap());
+    assert!(!db.settler.finish(&old, success()).await.unwrap());
     assert!(!db.settler.release(&old, Utc::now(), true).await.unwrap());
     assert_eq!(db.store.get(job).await.unwrap(), Some(new.job.clone()));
     assert_eq!(db.told().await, told);
-    assert!(db.settler.finish(&new, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&new, success()).await.unwrap());
 }
 
 async fn a_finished_job_carries_its_counts_and_its_end_is_told(db: Database) {
     let claim = claimed(&db.store, "sales").await;
-    assert!(db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&claim, success()).await.unwrap());
     let job = db.store.get(claim.job.job_id).await.unwrap().unwrap();
     assert_eq!((job.status, job.counts.records_rejected), (JobStatus::Success, 2));
     assert_eq!(job.report_file_path.as_deref(), Some("jobs/x/report.json"));
@@ -99,7 +99,7 @@ async fn events_of_the_largest_job_are_small(db: Database) {
     let keys = (0..12_000).map(|number| format!("{number:0>200}")).collect();
     let job = landed(&db.store, NewJob { files: keys, ..new_job("sales") }).await;
     let claim = claim(&db.store, job.job_id).await.unwrap();
-    assert!(db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&claim, success()).await.unwrap());
     assert_eq!(db.store.get(job.job_id).await.unwrap().unwrap().files_to_process.len(), 12_000);
     let sizes: Vec<_> = db.outbox().await.iter().map(|event| event.to_json().unwrap().len()).collect();
     assert!(sizes.len() == 2 && sizes.iter().all(|size| *size < 1_000), "{sizes:?} bytes");
@@ -108,10 +108,10 @@ async fn events_of_the_largest_job_are_small(db: Database) {
 async fn the_same_end_may_be_repeated(db: Database) {
     let claim = claimed(&db.store, "sales").await;
     for _ in 0..2 {
-        assert!(db.settler.finish(&claim, failure("no_records"), Vec::new()).await.unwrap());
+        assert!(db.settler.finish(&claim, failure("no_records")).await.unwrap());
     }
     assert_eq!(db.told().await.len(), 2, "told once");
-    assert!(!db.settler.finish(&claim, success(), Vec::new()).await.unwrap(), "another end");
+    assert!(!db.settler.finish(&claim, success()).await.unwrap(), "another end");
     let job = db.store.get(claim.job.job_id).await.unwrap().unwrap();
     assert_eq!((job.status, job.error.unwrap().code.as_str()), (JobStatus::Failed, "no_records"));
 }
@@ -121,7 +121,7 @@ async fn a_cancelled_job_is_taken_from_its_worker(db: Database) {
     let job = db.settler.cancel(claim.job.job_id).await.unwrap().unwrap();
     assert_eq!((job.status, job.error.unwrap().code.as_str()), (JobStatus::Failed, "cancelled"));
     assert!(!db.store.heartbeat(&claim).await.unwrap());
-    assert!(!db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
+    assert!(!db.settler.finish(&claim, success()).await.unwrap());
     let again = db.settler.cancel(claim.job.job_id).await;
     assert!(matches!(again, Err(Error::NotAllowed { status: "failed", change: "cancelled" })));
     let queued = landed(&db.store, new_job("sales")).await;
@@ -136,7 +136,7 @@ async fn only_a_failed_job_is_retried(db: Database) {
     let job = first.job.job_id;
     let running = db.settler.retry(job).await;
     assert!(matches!(running, Err(Error::NotAllowed { status: "processing", change: "retried" })));
-    assert!(db.settler.finish(&first, failure("x"), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&first, failure("x")).await.unwrap());
     let queued = db.settler.retry(job).await.unwrap().unwrap();
     assert_eq!((queued.status, queued.retries, queued.attempt), (JobStatus::Queued, 1, 1));
     assert_eq!((queued.error, queued.finished_at, queued.pipeline_version), (None, None, None));
@@ -144,7 +144,7 @@ async fn only_a_failed_job_is_retried(db: Database) {
     let second = db.store.claim(job, "v2", "w", later).await.unwrap().unwrap();
     assert_eq!((second.attempt, second.job.pipeline_version.as_deref()), (2, Some("v2")));
     let counts = committed().counts;
-    assert!(db.settler.finish(&second, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&second, success()).await.unwrap());
     assert_eq!(db.store.get(job).await.unwrap().unwrap().counts, counts);
     assert!(matches!(db.settler.retry(job).await, Err(Error::NotAllowed { .. })));
     assert_eq!(db.settler.retry(JobId::new()).await.unwrap(), None);

@@ -147,7 +147,7 @@ async fn a_commit_reaches_the_log_at_once(db: Database) {
     times.sort();
     println!("commit to consumer: median {:?}, longest {:?}", times[25], times[49]);
     let claim = claimed(&db.store, "sales").await;
-    assert!(db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&claim, success()).await.unwrap());
     let mut finished = log.switched.log.subscribe(Topic::Finished, "test").await.unwrap();
     let record = tokio::time::timeout(PATIENCE, finished.next()).await.unwrap().unwrap();
     assert_eq!(record.key, claim.job.job_id.to_string());

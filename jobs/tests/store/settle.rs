@@ -40,7 +40,7 @@ async fn an_orphaned_job_that_had_committed_has_succeeded(db: Database) {
         assert_eq!(swept, Swept { completed: 1, ..Swept::default() });
         is_success(&db, &claim).await;
         // The worker lived after all, and writes its end late: it is the same.
-        assert!(db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
+        assert!(db.settler.finish(&claim, success()).await.unwrap());
         is_success(&db, &claim).await;
     }
 }
@@ -84,14 +84,14 @@ async fn a_cancelled_attempt_cannot_commit_afterwards(db: Database) {
     db.settler.retry(job).await.unwrap();
     let second = crate::support::claim(&db.store, job).await.unwrap();
     commit(&db, &second);
-    assert!(db.settler.finish(&second, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&second, success()).await.unwrap());
 }
 
 async fn a_failure_after_the_commit_of_an_earlier_attempt_is_the_success_of_that_one(db: Database) {
     let claim = claimed(&db.store, "sales").await;
     commit(&db, &claim);
     for _ in 0..2 {
-        db.settler.finish(&claim, failure("plan"), Vec::new()).await.unwrap();
+        db.settler.finish(&claim, failure("plan")).await.unwrap();
         is_success(&db, &claim).await;
     }
 }
@@ -106,7 +106,7 @@ async fn a_released_job_that_had_committed_has_succeeded(db: Database) {
 async fn a_failed_job_with_a_commit_succeeds_instead_of_being_done_again(db: Database) {
     let claim = claimed(&db.store, "sales").await;
     let job = claim.job.job_id;
-    assert!(db.settler.finish(&claim, failure("x"), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&claim, failure("x")).await.unwrap());
     // As an older version could leave it behind.
     db.ledger.commit(job, u32::MAX, committed()).unwrap();
     let retried = db.settler.retry(job).await.unwrap().unwrap();

@@ -52,7 +52,7 @@ async fn a_job_waits_until_those_before_it_have_ended(db: Database) {
     assert!(db.settler.release(&first, later, true).await.unwrap());
     assert!(claim(&db.store, jobs[1].job_id).await.is_none(), "the first waits for its time");
     let first = db.store.claim(jobs[0].job_id, "v1", "w", later).await.unwrap().unwrap();
-    assert!(db.settler.finish(&first, failure("no_records"), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&first, failure("no_records")).await.unwrap());
     assert!(claim(&db.store, jobs[1].job_id).await.is_some(), "the first failed, which blocks nobody");
 }
 
@@ -60,10 +60,10 @@ async fn the_end_of_a_job_calls_the_next(db: Database) {
     let jobs = line(&db, 3).await;
     let first = claim(&db.store, jobs[0].job_id).await.unwrap();
     let before = db.told().await.len();
-    assert!(db.settler.finish(&first, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&first, success()).await.unwrap());
     assert_eq!(called(&db, before).await, [jobs[1].job_id]);
     let before = db.told().await.len();
-    assert!(db.settler.finish(&first, success(), Vec::new()).await.unwrap(), "the same end again");
+    assert!(db.settler.finish(&first, success()).await.unwrap(), "the same end again");
     assert_eq!(called(&db, before).await, [], "calls nobody");
 }
 
@@ -96,12 +96,12 @@ async fn a_job_overdue_twice_fails_and_calls_the_next(db: Database) {
 async fn a_job_retried_by_hand_waits_for_the_one_that_runs(db: Database) {
     let jobs = line(&db, 3).await;
     let first = claim(&db.store, jobs[0].job_id).await.unwrap();
-    assert!(db.settler.finish(&first, failure("no_records"), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&first, failure("no_records")).await.unwrap());
     let second = claim(&db.store, jobs[1].job_id).await.unwrap();
     db.settler.retry(jobs[0].job_id).await.unwrap();
     assert!(claim(&db.store, jobs[0].job_id).await.is_none(), "the second runs");
     let before = db.told().await.len();
-    assert!(db.settler.finish(&second, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&second, success()).await.unwrap());
     assert_eq!(called(&db, before).await, [jobs[0].job_id]);
     assert!(claim(&db.store, jobs[2].job_id).await.is_none(), "the first arrived before it");
     assert!(claim(&db.store, jobs[0].job_id).await.is_some());
@@ -153,7 +153,7 @@ impl Worker {
             }
             let outcome = if chance.is_multiple_of(5) { failure("no_records") } else { success() };
             let number = self.clock.fetch_add(1, Ordering::SeqCst);
-            assert!(self.settler.finish(&claim, outcome, Vec::new()).await.unwrap());
+            assert!(self.settler.finish(&claim, outcome).await.unwrap());
             ended.push((id, number));
         }
     }

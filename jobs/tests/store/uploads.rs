@@ -34,7 +34,7 @@ async fn the_same_content_gets_the_first_job(db: Database) {
     let first = landed(&db.store, new.clone()).await;
     assert_eq!(duplicate_of(db.store.land(again(&new)).await.unwrap()), Some(first.job_id));
     let claim = claim(&db.store, first.job_id).await.unwrap();
-    assert!(db.settler.finish(&claim, success(), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&claim, success()).await.unwrap());
     assert_eq!(duplicate_of(db.store.land(again(&new)).await.unwrap()), Some(first.job_id));
     let elsewhere = NewJob { pipeline: "stock".parse().unwrap(), ..again(&new) };
     assert_eq!(duplicate_of(db.store.land(elsewhere).await.unwrap()), None);
@@ -44,7 +44,7 @@ async fn content_whose_job_failed_gets_a_new_job(db: Database) {
     let new = new_job("sales");
     let first = landed(&db.store, new.clone()).await;
     let claim = claim(&db.store, first.job_id).await.unwrap();
-    assert!(db.settler.finish(&claim, failure("no_records"), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&claim, failure("no_records")).await.unwrap());
     let second = landed(&db.store, again(&new)).await;
     // The first one done again does not take the content back.
     db.settler.retry(first.job_id).await.unwrap();
@@ -82,7 +82,7 @@ async fn a_file_that_failed_or_was_accepted_again_counts_as_newest_too(db: Datab
     let tuesday = NewJob { last_wins: true, ..new_job("prices") };
     let failing = landed(&db.store, tuesday.clone()).await;
     let failed = claim(&db.store, failing.job_id).await.unwrap();
-    assert!(db.settler.finish(&failed, failure("no_records"), Vec::new()).await.unwrap());
+    assert!(db.settler.finish(&failed, failure("no_records")).await.unwrap());
     let third = landed(&db.store, again(&monday)).await;
     assert_ne!(third.job_id, second.job_id);
     // Tuesday's file done again is the newest now.

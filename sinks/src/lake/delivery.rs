@@ -72,29 +72,31 @@ impl LakeFiles {
 /// Commits in Delta what the database has committed. Safe to repeat, and by several at once.
 pub(crate) async fn complete(lake: &Lake, table: &TableName, key: &CommitKey) -> Result<()> {
     let log = lake.log(table)?;
-    for tries_left in (0..lake.limits.commit_tries_max).rev() {
-        let Some(snapshot) = open(&log, table, key).await? else { return Ok(()) };
-        let error = match pending::read(lake, table, key).await? {
-            Some(files) => match log.commit(&snapshot, key, files).await {
-                Ok(()) => {
-                    crate::error::failpoint!("lake::completed");
-                    pending::delete(lake, table, key).await;
-                    return Ok(());
-                }
-                // It may hide a commit that was made: the log, looked at again, is the truth.
-                Err(error) => error,
-            },
-            None => gone(table, key),
+    let mut last = None;
+    for _ in 0..lake.limits.commit_tries_max {
+        // Also after a commit that went well: a store that lets two writers make the same object has lost one of them.
+        let Some(snapshot) = open(&log, table, key).await? else {
+            crate::error::failpoint!("lake::completed");
+            pending::delete(lake, table, key).await;
+            return Ok(());
         };
-        if error.retry() != Retry::Now || tries_left == 0 {
-            return match open(&log, table, key).await? {
-                None => Ok(()),
-                Some(_) => Err(error),
-            };
+        if last.is_some() {
+            tokio::time::sleep(CONFLICT_PAUSE).await;
         }
-        tokio::time::sleep(CONFLICT_PAUSE).await;
+        let committed = match pending::read(lake, table, key).await? {
+            Some(files) => log.commit(&snapshot, key, files).await,
+            None => Err(gone(table, key)),
+        };
+        // An error may hide a commit that was made: the log, looked at again, is the truth.
+        last = committed.err().or_else(|| Some(lost(table)));
+        if last.as_ref().is_some_and(|error| error.retry() != Retry::Now) {
+            break;
+        }
     }
-    Ok(())
+    match (open(&log, table, key).await?, last) {
+        (Some(_), Some(error)) => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The table as it is now when the commit is not in its log yet.
@@ -105,6 +107,16 @@ async fn open(log: &Log, table: &TableName, key: &CommitKey) -> Result<Option<Ea
     })?;
     let committed = log.has(&snapshot, key).await?;
     Ok((!committed).then_some(snapshot))
+}
+
+fn lost(table: &TableName) -> Error {
+    Error::Unavailable {
+        action: "complete a commit",
+        message: format!(
+            "a commit of `{table}` is not in its log: the store lets two writers make the same object"
+        ),
+        retry: Retry::Now,
+    }
 }
 
 fn gone(table: &TableName, key: &CommitKey) -> Error {

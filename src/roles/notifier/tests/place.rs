@@ -160,7 +160,7 @@ impl Place {
     async fn end(&self, job_id: JobId, outcome: Outcome) {
         let now = Utc::now() + TimeDelta::milliseconds(1);
         let claim = self.jobs.claim(job_id, "v1", "worker", now).await.unwrap().unwrap();
-        assert!(self.settler.finish(&claim, outcome, Vec::new()).await.unwrap());
+        assert!(self.settler.finish(&claim, outcome).await.unwrap());
     }
 
     /// Has a failed job end once more.
