@@ -138,7 +138,7 @@ pub(crate) async fn push(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Pushed>, Problem> {
-    match admit(&shared, caller, &key, &headers) {
+    match admit(&shared, caller, &key, &headers).await {
         Ok(admitted) => {
             // In a task of its own, as uploads are: what is half written has to be taken back.
             let task = store(shared.clone(), admitted, body).in_current_span();
@@ -159,10 +159,10 @@ struct Admitted {
     key: PushedKey,
     limit_bytes: u64,
     length: Option<u64>,
-    place: tokio::sync::OwnedSemaphorePermit,
+    place: crate::fair::Permit,
 }
 
-fn admit(
+async fn admit(
     shared: &Shared,
     caller: Result<Caller, Problem>,
     text: &str,
@@ -184,7 +184,7 @@ fn admit(
     let length = length(headers)?;
     let limit_bytes = upload_source(pipeline)?.max_size_bytes;
     refuse_length(limit_bytes, length)?;
-    Ok(Admitted { key, limit_bytes, length, place: place(shared)? })
+    Ok(Admitted { key, limit_bytes, length, place: place(shared, &caller.user.name).await? })
 }
 
 async fn store(shared: Shared, admitted: Admitted, body: Body) -> Result<Pushed, Problem> {

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::fair::FairPermits;
 use crate::health::{Readiness, ReadinessCheck};
 use crate::login::LoginLimit;
 use crate::metrics::Metrics;
@@ -76,7 +77,7 @@ impl Gateway {
             metrics: Metrics::register(&parts.registry)?,
             readiness: Readiness::new(parts.readiness),
             login_limit: LoginLimit::new(parts.settings.logins_per_minute),
-            uploads: Arc::new(Semaphore::new(parts.settings.uploads_max)),
+            uploads: FairPermits::new(parts.settings.uploads_max),
             waiters: Arc::new(Semaphore::new(parts.settings.waiters_max)),
             landings: TaskTracker::new(),
             break_off: CancellationToken::new(),
@@ -117,8 +118,8 @@ pub(crate) struct State {
     pub(crate) registry: Registry,
     pub(crate) readiness: Readiness,
     pub(crate) login_limit: LoginLimit,
-    /// Places for uploads.
-    pub(crate) uploads: Arc<Semaphore>,
+    /// Permits for uploads.
+    pub(crate) uploads: FairPermits,
     /// Places for requests that wait for a job to change.
     pub(crate) waiters: Arc<Semaphore>,
     /// Landings run in tasks of their own, so that a connection that goes away cannot stop one half-way

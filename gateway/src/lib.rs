@@ -9,6 +9,7 @@ mod artifacts;
 mod caller;
 mod delayed;
 mod extract;
+mod fair;
 mod gateway;
 mod health;
 mod jobs;

@@ -20,8 +20,10 @@ pub struct GatewaySettings {
     pub logins_per_minute: NonZeroU32,
     /// Connections at once: 1,024; more wait in the kernel's queue. Each costs up to 128 KiB of buffers.
     pub connections_max: usize,
-    /// Uploads at once: 32; more get 503 with Retry-After. Each costs up to three parts of 5 MiB.
+    /// Uploads at once: 32; more wait, fairly between users. Each costs up to three parts of 5 MiB.
     pub uploads_max: usize,
+    /// How long an upload waits to begin before it gets 503 with Retry-After: 30 s, the patience of common clients.
+    pub upload_wait: Duration,
     /// Requests that wait for a job to change (`?wait=`) at once: 256; more are answered without waiting.
     pub waiters_max: usize,
     /// From the first byte of a request to the end of its headers, also the idle time between requests: 30 s.
@@ -49,6 +51,7 @@ impl GatewaySettings {
             logins_per_minute: NonZeroU32::MIN.saturating_add(19),
             connections_max: 1_024,
             uploads_max: 32,
+            upload_wait: Duration::from_secs(30),
             waiters_max: 256,
             header_read_timeout: Duration::from_secs(30),
             request_timeout: Duration::from_secs(45),

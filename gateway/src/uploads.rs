@@ -19,7 +19,6 @@ use serde_json::Value;
 use tidemill_ingest::Upload;
 use tidemill_jobs::{Job, Landed};
 use tidemill_pipelines::{Pipeline, PipelineName};
-use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 use crate::caller::Caller;
@@ -79,7 +78,7 @@ struct FormFile {
     (status = 413, description = "Over the limit of the pipeline"),
     (status = 415, description = "A content type that the pipeline does not read"),
     (status = 422, description = "The Idempotency-Key came before with other content"),
-    (status = 503, description = "Too many uploads at once, or a part that does not answer"),
+    (status = 503, description = "Too many uploads at once, also after a wait, or a part that does not answer"),
 ))]
 pub(crate) async fn upload(
     State(shared): State<Shared>,
@@ -89,7 +88,7 @@ pub(crate) async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    match admit(&shared, caller, &name, query, &headers) {
+    match admit(&shared, caller, &name, query, &headers).await {
         Ok(admitted) => land(shared, admitted, body).await,
         Err(problem) => {
             body::drain(body.into_data_stream()).await;
@@ -104,10 +103,10 @@ struct Admitted {
     request: Request,
     parameters: BTreeMap<String, Value>,
     sender: String,
-    place: OwnedSemaphorePermit,
+    place: Permit,
 }
 
-fn admit(
+async fn admit(
     shared: &Shared,
     caller: Result<Caller, Problem>,
     name: &str,
@@ -123,14 +122,15 @@ fn admit(
     let QueryString(query) = query?;
     let request = Request::read(pipeline, headers, query.name)?;
     let parameters = parameters(pipeline, &BTreeMap::new())?;
-    let place = place(shared)?;
+    let place = place(shared, &caller.user.name).await?;
     let (pipeline, sender) = (pipeline.name.clone(), caller.user.name.clone());
     Ok(Admitted { pipeline, request, parameters, sender, place })
 }
 
-/// A place among the uploads at once.
-pub(crate) fn place(shared: &Shared) -> Result<OwnedSemaphorePermit, Problem> {
-    shared.uploads.clone().try_acquire_owned().map_err(|_| {
+/// A permit among the uploads at once; when all are taken, waits for one before the body is read.
+pub(crate) async fn place(shared: &Shared, user: &str) -> Result<Permit, Problem> {
+    let waited = tokio::time::timeout(shared.settings.upload_wait, shared.uploads.acquire(user)).await;
+    waited.ok().and_then(Result::ok).ok_or_else(|| {
         let detail = "too many uploads are under way; try again in a moment";
         Problem::try_later(StatusCode::SERVICE_UNAVAILABLE, "too_many_uploads", detail, 2)
     })

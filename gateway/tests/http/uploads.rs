@@ -234,7 +234,11 @@ async fn an_upload_that_stalls_is_ended_and_leaves_nothing() {
 
 #[tokio::test]
 async fn more_uploads_at_once_than_allowed_are_told_to_come_back() {
-    let server = Server::start_with(|parts| parts.settings.uploads_max = 1).await;
+    let server = Server::start_with(|parts| {
+        parts.settings.uploads_max = 1;
+        parts.settings.upload_wait = Duration::from_millis(100);
+    })
+    .await;
     let first = begin(&server, "stock", "content-length: 5", b"id").await;
     until_admitted(&server).await;
     let refused = server.upload("sales", "sender", FILE).send().await.unwrap();
@@ -243,6 +247,32 @@ async fn more_uploads_at_once_than_allowed_are_told_to_come_back() {
     drop(first);
     server.until_metric("tidemill_uploads_total{outcome=\"refused\",pipeline=\"stock\"} 1").await;
     assert_eq!(server.upload("sales", "sender", FILE).send().await.unwrap().status(), 202);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_uploads_at_once_all_come_in() {
+    let server = std::sync::Arc::new(Server::start().await);
+    let mut uploads = tokio::task::JoinSet::new();
+    for number in 0..1_000 {
+        let server = std::sync::Arc::clone(&server);
+        let line = format!("{number:0>99}\n");
+        uploads.spawn(async move {
+            let body = format!("id\n{}", line.repeat(1_000));
+            let began = std::time::Instant::now();
+            let answer = server.upload("stock", "sender", body).send().await.unwrap();
+            (answer.status(), began.elapsed())
+        });
+    }
+    let mut took = Vec::new();
+    while let Some(upload) = uploads.join_next().await {
+        let (status, after) = upload.unwrap();
+        assert_eq!(status, 202);
+        took.push(after);
+    }
+    took.sort();
+    println!("1,000 uploads of 100 kB: p50 {:?}, p99 {:?}", took[500], took[990]);
+    let all = tidemill_jobs::JobFilter { limit: 1_000, ..Default::default() };
+    assert_eq!(server.jobs.list(&all).await.unwrap().jobs.len(), 1_000);
 }
 
 #[tokio::test]

@@ -70,8 +70,8 @@ fn from_server(action: &'static str, error: &ServerError) -> Error {
         Some(setting) => Error::Refused {
             action,
             message: format!(
-                "{message}: the transaction may be larger than the server's {setting} allows; write \
-                 `commit: {{ chunks: 64MiB }}` for the table in the pipeline, or raise {setting}"
+                "{message}: the transaction may be larger than the server's {setting} allows; raise {setting}, or \
+                 send the file in smaller parts"
             ),
         },
         None => Error::Refused { action, message },
@@ -145,7 +145,7 @@ mod tests {
             assert_eq!((told.retry(), told.blame()), (Retry::Never, Blame::Operator), "{told}");
             let told = told.to_string();
             assert!(told.contains(message) && told.contains(setting), "{told}");
-            assert!(told.contains("commit: { chunks: 64MiB }"), "{told}");
+            assert!(told.contains("smaller parts"), "{told}");
         }
         for (code, message) in
             [(1105, "Unknown error"), (1180, "Got error 28 \"No space left\" during COMMIT")]
