@@ -24,6 +24,7 @@ use tracing::Instrument;
 use crate::caller::Caller;
 use crate::delayed::parameters;
 use crate::extract::{Path, QueryString, pipeline};
+use crate::fair::Permit;
 use crate::gateway::Shared;
 use crate::metrics::Gauged;
 use crate::problem::Problem;

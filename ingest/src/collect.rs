@@ -63,6 +63,9 @@ struct Manifest<'a> {
     jobs: Vec<Entry>,
 }
 
+/// Commands within one second that each find a slot of their own.
+const SLOTS_AHEAD_MAX: i64 = 5;
+
 /// A job in the manifest.
 #[derive(Serialize)]
 struct Entry {
@@ -129,6 +132,18 @@ impl Collector {
             done.push(self.copy_and_end(&collection).await);
         }
         done
+    }
+
+    /// Collects what succeeded until now, for a person. Slots are whole seconds: the next one, so that what succeeded in this
+    /// one is not left out, or one of those behind it when another command was there in the same second.
+    pub async fn collect_now(&self, pipeline: &Pipeline, now: DateTime<Utc>) -> Result<Option<Collected>> {
+        for ahead in 1..=SLOTS_AHEAD_MAX {
+            let collected = self.collect(pipeline, now + TimeDelta::seconds(ahead)).await?;
+            if collected.is_some() {
+                return Ok(collected);
+            }
+        }
+        Ok(None)
     }
 
     /// Collects what succeeded until `slot`; `None` when there is nothing, or it was done before.

@@ -8,6 +8,8 @@ mod casts;
 mod objects;
 #[path = "local/rows.rs"]
 mod rows;
+#[path = "local/waiting.rs"]
+mod waiting;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -20,8 +20,7 @@ pub async fn run(parts: &Parts, name: &str, json: bool) -> Result<ExitCode> {
     let metrics = CollectMetrics::new(&prometheus::Registry::new())?;
     let collector = Collector::new(parts.objects()?, job_store(parts).await?, Arc::clone(&set), metrics);
     let mut all = collector.take_up(Utc::now() + LEASES).await;
-    // Slots are whole seconds: the next one, so that what succeeded in this one is not left behind.
-    all.extend(collector.collect(pipeline, Utc::now() + TimeDelta::seconds(1)).await.transpose());
+    all.extend(collector.collect_now(pipeline, Utc::now()).await.transpose());
     let (mut collected, mut well) = (Vec::new(), true);
     for done in all {
         match done {

@@ -26,7 +26,8 @@ async fn done_under_kills(cluster: &mut Cluster, id: &str) {
     }
     assert!(kills >= 2, "the job was too quick to be interrupted more than {kills} times");
     cluster.succeeded(id).await;
-    assert!(cluster.place.attempts(id).await > kills);
+    // Not more when the last one that was killed had committed: then the sweeper wrote the end.
+    assert!(cluster.place.attempts(id).await >= kills);
     cluster.verify(id);
 }
 

@@ -278,3 +278,15 @@ async fn each_slot_of_the_two_cron_lines_collects_once() {
     let jobs: Vec<usize> = collected.into_iter().map(|(_, jobs)| jobs).collect();
     assert_eq!((jobs[0], &jobs[1..]), (1, &[2; 15][..]));
 }
+
+#[tokio::test]
+async fn two_commands_within_a_second_each_collect_what_there_is() {
+    let place = Place::local().await;
+    let (pipeline, now) = (sales(), Utc::now() + TimeDelta::seconds(5));
+    for _ in 0..3 {
+        place.succeeded().await;
+        let collected = place.collector().collect_now(&pipeline, now).await.unwrap();
+        assert_eq!(collected.map(|collected| collected.jobs), Some(1));
+    }
+    assert!(place.collector().collect_now(&pipeline, now).await.unwrap().is_none());
+}

@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 const LOOK: Duration = Duration::from_millis(20);
 
-struct Plant {
-    jobs: JobStore,
-    objects: Arc<dyn ObjectStore>,
+pub struct Plant {
+    pub jobs: JobStore,
+    pub objects: Arc<dyn ObjectStore>,
     sink: Arc<dyn Sink>,
     set: Arc<PipelineSet>,
     shutdown: CancellationToken,
@@ -30,6 +30,11 @@ struct Plant {
 }
 
 async fn plant(yaml: &str) -> Plant {
+    plant_of(&[("readings", yaml)]).await
+}
+
+/// A relay and a processor that know these pipelines.
+pub async fn plant_of(pipelines: &[(&str, &str)]) -> Plant {
     let folder = TempDir::new().unwrap();
     let file = |name: &str| folder.path().join(name);
     let url = |name: &str| format!("sqlite://{}", file(name).display());
@@ -39,7 +44,8 @@ async fn plant(yaml: &str) -> Plant {
     let log: Arc<dyn EventLog> = Arc::new(EmbeddedLog::open(&file("events.db"), 1).await.unwrap());
     log.create_topics().await.unwrap();
     let objects: Arc<dyn ObjectStore> = Arc::new(InMemory::new());
-    let set = Arc::new(PipelineSet::from_files(vec![("readings.yaml".into(), yaml.into())]).unwrap());
+    let files = pipelines.iter().map(|(name, yaml)| (format!("{name}.yaml"), (*yaml).to_owned()));
+    let set = Arc::new(PipelineSet::from_files(files.collect()).unwrap());
     let shutdown = CancellationToken::new();
     let parts = ProcessorParts {
         pipelines: Arc::clone(&set),
@@ -116,7 +122,7 @@ impl Plant {
         verified.differences
     }
 
-    async fn stop(mut self) {
+    pub async fn stop(mut self) {
         self.shutdown.cancel();
         while let Some(ended) = self.roles.join_next().await {
             ended.unwrap();

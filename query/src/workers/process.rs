@@ -8,7 +8,8 @@ use std::{env, io};
 
 use bytes::Bytes;
 use tokio::io::{AsyncReadExt, BufReader};
-use tokio::process::{Child, ChildStdin, ChildStdout, Command};
+use tokio::process::{Child, ChildStderr, ChildStdin, ChildStdout, Command};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::frames::{self, Kind};
 use crate::limits::{CHUNK_BYTES, STATEMENTS_PER_WORKER};
@@ -19,7 +20,7 @@ const COMMAND: &str = "__query-worker";
 /// What a worker is given of the environment: how to reach and trust servers. Everything else may be a secret.
 const PASSED_ON: [&str; 7] = ["AWS_", "SSL_CERT_", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "TMPDIR", "LANG"];
 /// How much of what a worker says before it dies is kept.
-const LAST_WORDS_BYTES: u64 = 4 << 10;
+const LAST_WORDS_BYTES: usize = 4 << 10;
 /// How long a worker that closed its pipe may take to die.
 const DYING: Duration = Duration::from_secs(2);
 const SIGABRT: i32 = 6;
@@ -32,6 +33,8 @@ pub(crate) struct Process {
     child: Child,
     stdin: ChildStdin,
     stdout: BufReader<ChildStdout>,
+    /// What it said on stderr, once it has ended.
+    words: AbortOnDropHandle<Vec<u8>>,
     statements: u32,
     used: Duration,
 }
@@ -56,7 +59,9 @@ impl Process {
         let pipes = child.stdin.take().zip(child.stdout.take());
         let (stdin, stdout) = pipes.ok_or_else(|| io::Error::other("it has no pipes"))?;
         let stdout = BufReader::with_capacity(CHUNK_BYTES, stdout);
-        Ok(Self { child, stdin, stdout, statements: 0, used: Duration::ZERO })
+        let stderr = child.stderr.take().ok_or_else(|| io::Error::other("it has no stderr"))?;
+        let words = AbortOnDropHandle::new(tokio::spawn(last_words(stderr)));
+        Ok(Self { child, stdin, stdout, words, statements: 0, used: Duration::ZERO })
     }
 
     pub(crate) async fn send(&mut self, kind: Kind, payload: &[u8]) -> io::Result<()> {
@@ -80,17 +85,29 @@ impl Process {
 
     /// What the death of a worker in mid-statement means.
     pub(crate) async fn obituary(mut self, limits: &QueryLimits) -> Error {
-        let mut words = Vec::new();
+        let Self { child, words, .. } = &mut self;
         let dying = async {
-            if let Some(stderr) = self.child.stderr.take() {
-                stderr.take(LAST_WORDS_BYTES).read_to_end(&mut words).await.ok();
-            }
-            self.child.wait().await
+            let words = words.await.unwrap_or_default();
+            child.wait().await.map(|status| (status, words))
         };
         match tokio::time::timeout(DYING, dying).await {
-            Ok(Ok(status)) => meaning(status, &String::from_utf8_lossy(&words), limits),
+            Ok(Ok((status, words))) => meaning(status, &String::from_utf8_lossy(&words), limits),
             Ok(Err(error)) => failed("end", &error),
             Err(_) => Error::Worker { message: "it closed its pipe and did not end".to_owned() },
+        }
+    }
+}
+
+/// Reads what a worker says until it ends, and keeps the last of it: a full pipe would stop the worker.
+async fn last_words(mut stderr: ChildStderr) -> Vec<u8> {
+    let mut words = Vec::new();
+    loop {
+        if words.len() > LAST_WORDS_BYTES {
+            words.drain(..words.len() - LAST_WORDS_BYTES);
+        }
+        match stderr.read_buf(&mut words).await {
+            Ok(0) | Err(_) => return words,
+            Ok(_) => {}
         }
     }
 }

@@ -66,7 +66,7 @@ pub async fn a_table_of_another_shape_is_refused_with_every_difference(place: &P
 pub async fn a_plan_that_cannot_be_a_table_is_refused(place: &Place) {
     let no_length = plan(Mode::Upsert, vec![column("name", DataType::Utf8)], &["name"]);
     let message = error(place.sink.ensure(&no_length).await).to_string();
-    assert!(message.contains("give it a max_length"), "{message}");
+    assert!(message.contains("give the column a max_length"), "{message}");
 
     let long_key = plan(Mode::Append, vec![text("name", 1_000)], &["name"]);
     let message = error(place.sink.ensure(&long_key).await).to_string();
