@@ -302,3 +302,34 @@ async fn ten_deliveries_leave_no_connection_behind() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rows_that_rules_of_the_table_refuse_are_told_one_by_one_and_the_others_written() {
+    on_mysql(true, async |place| {
+        let (sink, wanted) = (&*place.sink, people(Mode::Append));
+        sink.ensure(&wanted).await.unwrap();
+        for rule in [
+            "CREATE TABLE shops (id BIGINT PRIMARY KEY)",
+            "INSERT INTO shops VALUES (1), (2), (3), (4), (5)",
+            "ALTER TABLE people ADD FOREIGN KEY (id) REFERENCES shops (id)",
+            "ALTER TABLE people ADD CHECK (name <> 'bad')",
+            "ALTER TABLE people ADD UNIQUE (name)",
+            "CREATE TRIGGER no_z BEFORE INSERT ON people FOR EACH ROW \
+             IF NEW.name = 'Z' THEN SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no Z'; END IF",
+        ] {
+            place.run(rule).await;
+        }
+        let rows = folk(&[(1, "A"), (9, "C"), (2, "bad"), (3, "B"), (4, "B"), (5, "Z")]);
+        let refused = crate::writes::refusing(sink, &wanted, "job", &rows).await;
+        let told: Vec<_> =
+            refused.iter().map(|refused| (refused.row, refused.message.to_lowercase())).collect();
+        let words = [(1, "foreign key"), (2, "constraint"), (4, "duplicate"), (5, "no z")];
+        assert_eq!(told.len(), words.len(), "{told:?}");
+        for ((row, message), (expected, word)) in told.iter().zip(words) {
+            assert!(*row == expected && message.contains(word), "{told:?}");
+        }
+        assert_eq!(everybody(sink).await, owned(&[(1, "A"), (3, "B")]));
+        assert_eq!(sink.ledger("job").await.unwrap()[0].rows, 2);
+    })
+    .await;
+}

@@ -293,7 +293,7 @@ pub async fn refused_rows_are_told_and_the_others_written(place: &Place) {
 }
 
 /// Attempts until one is through, as a processor that rejects what the database refuses.
-async fn refusing(
+pub async fn refusing(
     sink: &dyn Sink,
     plan: &tidemill_sinks::TablePlan,
     job: &str,
