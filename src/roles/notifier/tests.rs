@@ -123,6 +123,23 @@ async fn an_event_is_acked_only_once_its_notices_are_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_whose_notices_could_not_be_written_is_not_acked() {
+    let place = Place::new(&[MAILED]).await;
+    let rename = async |statement: &'static str| {
+        sqlx::query(statement).execute(place.jobs.pool()).await.unwrap();
+    };
+    rename("ALTER TABLE tidemill_notices RENAME TO elsewhere").await;
+    let running = place.start();
+    let job = place.job("mailed", success()).await;
+    until("the event is on the log", async || place.lag().await == 1).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(place.lag().await, 1, "its rows could not be written");
+    rename("ALTER TABLE elsewhere RENAME TO tidemill_notices").await;
+    until("it is told", async || place.mail.of(&job) == 1).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_notice_is_done_only_once_it_is_taken() {
     let place = Place::new(&[MAILED]).await;
     place.mail.answers(vec![Answer::Error(away())]);
